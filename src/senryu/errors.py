@@ -1,0 +1,124 @@
+"""Everything that Senryu raises on purpose. Which status a class becomes on the wire is app.py's business.
+
+SenryuError
+├── RequestError            the caller's fault: the request will never succeed as it is
+│   ├── InvalidRequest      a field is missing, unknown, of the wrong type or out of bounds
+│   │   ├── TooManyInputs   more texts than the resource allows in one request
+│   │   └── InputTooLong    a text has more characters than the resource allows
+│   ├── AuthenticationError no key, a malformed header, an unknown or revoked key
+│   ├── AuthorizationError  a good key, but not for this model
+│   ├── NotFound            no such path or model
+│   ├── MethodNotAllowed    the path exists, the method does not
+│   ├── BodyTooLarge        the body is over the byte limit
+│   └── BodyTimeout         the body did not arrive in time
+├── BusyError               not now: the same request succeeds later
+│   ├── QueueFull           the queue's token bound is reached
+│   └── NotReady            starting, draining, or the engine does not answer
+├── EngineError             the engine failed or returned a vector that is not finite
+└── SetupError              the operator's fault: shown as one line by the command, never on the wire
+    ├── SettingError        a setting has a value that it cannot have
+    ├── ModelError          a model's files are missing, damaged or of a kind that cannot be served
+    ├── SourceError         a model source does not answer or has something else than was asked for
+    └── StoreError          the database or the config-var file cannot be used
+"""
+
+from __future__ import annotations
+
+
+class SenryuError(Exception):
+    """Base of all; `str()` of it is a sentence meant for the person who has to act."""
+
+
+class RequestError(SenryuError):
+    """Raise when the request can never succeed as it is."""
+
+
+class InvalidRequest(RequestError):
+    """Raise when a field is missing, unknown, of the wrong type or out of bounds; the message names it."""
+
+
+class TooManyInputs(InvalidRequest):
+    """Raise when a request has more texts than its resource allows."""
+
+    def __init__(self, given: int, allowed: int) -> None:
+        super().__init__(f"'input' has {given} strings; at most {allowed} are allowed in one request.")
+        self.given = given
+        self.allowed = allowed
+
+
+class InputTooLong(InvalidRequest):
+    """Raise when a text has more characters (Unicode code points) than its resource allows."""
+
+    def __init__(self, index: int, given: int, allowed: int) -> None:
+        super().__init__(f"input[{index}] has {given} characters; at most {allowed} are allowed.")
+        self.index = index
+        self.given = given
+        self.allowed = allowed
+
+
+class AuthenticationError(RequestError):
+    """Raise when the caller is not known: no key, a malformed header, an unknown or revoked key."""
+
+
+class AuthorizationError(RequestError):
+    """Raise when the caller is known but may not use this model; the message names the one it may."""
+
+
+class NotFound(RequestError):
+    """Raise when a path or a model does not exist."""
+
+
+class MethodNotAllowed(RequestError):
+    """Raise when a path exists but not with this method."""
+
+    def __init__(self, message: str, allowed: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.allowed = allowed
+
+
+class BodyTooLarge(RequestError):
+    """Raise when a body is longer than any legal request can be."""
+
+
+class BodyTimeout(RequestError):
+    """Raise when a body stops arriving."""
+
+
+class BusyError(SenryuError):
+    """Raise when the same request would succeed later, in `retry_after` seconds."""
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class QueueFull(BusyError):
+    """Raise when the waiting tokens have reached the queue's bound."""
+
+
+class NotReady(BusyError):
+    """Raise while starting or draining, and when the engine does not answer."""
+
+
+class EngineError(SenryuError):
+    """Raise when a batch fails or a vector is not finite; never answer with such a vector."""
+
+
+class SetupError(SenryuError):
+    """Raise when the installation, not a request, is at fault; the message says what to do."""
+
+
+class SettingError(SetupError):
+    """Raise when a setting is unknown or out of bounds; the message names the key and what it accepts."""
+
+
+class ModelError(SetupError):
+    """Raise when a model's files are missing, damaged or of a kind that cannot be served."""
+
+
+class SourceError(SetupError):
+    """Raise when a model source does not answer, or has something else than what was asked for."""
+
+
+class StoreError(SetupError):
+    """Raise when the database or the config-var file cannot be read or written."""

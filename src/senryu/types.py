@@ -1,0 +1,134 @@
+"""The values that cross borders between stages. No behaviour, no wire names, nothing of ours imported.
+
+EmbedRequest → Ticket → Tokens → Batch → Vectors → Embeddings → EmbedResult
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids: TypeAlias = NDArray[np.int32]  # [n], token ids of one text, special tokens included
+Vectors: TypeAlias = NDArray[np.float32]  # [B, D], as the engine pooled them, not normalised
+Codes: TypeAlias = NDArray[Any]  # [B, D] float32 / int8 / uint8, or [B, D/8] for the binary types
+
+
+class Task(StrEnum):
+    """What the vectors are for; chooses the prompt that the model was trained with."""
+
+    SEARCH_DOCUMENT = "search_document"
+    SEARCH_QUERY = "search_query"
+    CLASSIFICATION = "classification"
+    CLUSTERING = "clustering"
+
+
+class OutputType(StrEnum):
+    """How one vector is coded (the contract's bit conventions)."""
+
+    FLOAT = "float"
+    INT8 = "int8"
+    UINT8 = "uint8"
+    BINARY = "binary"
+    UBINARY = "ubinary"
+
+
+class Truncate(StrEnum):
+    """Which end of a text that is too long is cut off; NONE refuses it instead."""
+
+    END = "END"
+    START = "START"
+    NONE = "NONE"
+
+
+class Precision(StrEnum):
+    """The number format that the matrix products run in."""
+
+    F32 = "f32"
+    BF16 = "bf16"
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedRequest:
+    """What a caller asks for, in no dialect's words."""
+
+    model: str
+    inputs: tuple[str, ...]
+    task: Task = Task.SEARCH_DOCUMENT
+    output_types: tuple[OutputType, ...] = (OutputType.FLOAT,)
+    dimensions: int | None = None
+    truncate: Truncate = Truncate.END
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A provisioned model: what a key gives access to, with its limits."""
+
+    id: str
+    name: str
+    model_id: str
+    max_inputs: int
+    max_chars: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What is known of an API key; never the key itself. `resource_id` None is a key for every model."""
+
+    id: str
+    digest: bytes
+    resource_id: str | None
+    created_at: datetime
+    revoked_at: datetime | None = None
+
+
+@dataclass(slots=True)
+class Ticket:
+    """The right of one request to be computed: who asked, for which resource, what it was charged."""
+
+    key: Key
+    resource: Resource
+    texts: int = 0
+    prompt_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """One text as the model reads it: prompt and special tokens included, already cut to its length."""
+
+    ids: Ids
+    truncated: bool = False
+    unknown: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Texts that run together, laid end to end. Padding is the engine's business."""
+
+    input_ids: Ids  # [sum(lengths)]
+    lengths: NDArray[np.int32]  # [B]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedResult:
+    """The answer to an `EmbedRequest`, rows in the order of its inputs."""
+
+    model: str
+    embeddings: Mapping[OutputType, Codes]
+    prompt_tokens: int
+    truncated: int
+    unknown_tokens: int
+    fingerprint: str
+
+
+@dataclass(slots=True)
+class Timings:
+    """Seconds that one request spent in each stage, in the order in which the stages ran."""
+
+    stages: dict[str, float] = field(default_factory=dict)
