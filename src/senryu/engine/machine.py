@@ -1,0 +1,88 @@
+"""What this machine offers an engine: processor threads that are really ours, and native number formats."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+from senryu.types import Precision
+
+# Processor flags (x86: /proc/cpuinfo) under which bf16 products run natively. NOTE: without one of them
+# OpenVINO emulates bf16, and then the same text gives different bits in different batches.
+_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+
+
+def usable_threads() -> int:
+    """Count the processors that the affinity mask and the cgroup's quota leave to this process, at least 1."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cgroup_quota()
+    return max(1, min(allowed, math.ceil(quota)) if quota else allowed)
+
+
+def cgroup_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float | None:
+    """Return the smallest processor quota over the process's cgroup and its parents, in processors.
+
+    Source: the kernel's admin-guide/cgroup-v2.rst (cpu.max) and scheduler/sched-bwc.rst (v1).
+    """
+    quotas = [quota for folder in _cgroup_folders(root, own) if (quota := _quota_of(folder)) is not None]
+    return min(quotas, default=None)
+
+
+def _cgroup_folders(root: Path, own: Path) -> list[Path]:
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return [root]
+    folders = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        base = root / "cpu" if "cpu" in controllers.split(",") else root
+        folder = base / path.lstrip("/")
+        folders += [folder, *(parent for parent in folder.parents if parent.is_relative_to(root))]
+    return folders or [root]
+
+
+def _quota_of(folder: Path) -> float | None:
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (folder / "cpu.cfs_quota_us").read_text().strip()
+            period = (folder / "cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return None
+    try:
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (ValueError, ZeroDivisionError):  # "max" is no limit
+        return None
+
+
+def native_precisions() -> tuple[Precision, ...]:
+    """Return the precisions that the processor computes natively, the fastest first."""
+    if _processor_flags() & _BF16_FLAGS:
+        return (Precision.BF16, Precision.F32)
+    return (Precision.F32,)
+
+
+def _processor_flags() -> frozenset[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
+
+
+def processor_name() -> str:
+    """Return the processor's model name, as the operating system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    if platform.system() == "Darwin":
+        command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603
+    return platform.processor() or platform.machine()
