@@ -1,0 +1,31 @@
+"""Every metric, named once. Names follow Prometheus' conventions: base units, `_total` for counters."""
+
+from __future__ import annotations
+
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
+
+__all__ = ["CONTENT_TYPE", "exposition"]
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+REQUESTS = Counter("senryu_requests", "Requests answered, by route and status.", ("route", "status"))
+TEXTS = Counter("senryu_texts", "Texts embedded.")
+PROMPT_TOKENS = Counter("senryu_prompt_tokens", "Tokens read by the model, as billed.")
+TRUNCATED_TEXTS = Counter("senryu_truncated_texts", "Texts cut to the model's length.")
+UNKNOWN_TOKENS = Counter("senryu_unknown_tokens", "Tokens that the model's vocabulary could not read.")
+STAGE_SECONDS = Histogram(
+    "senryu_stage_seconds",
+    "Seconds that answered requests spent in each stage.",
+    ("stage",),
+    buckets=(0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10),
+)
+QUEUE_TOKENS = Gauge("senryu_queue_tokens", "Tokens waiting for the engine, padding included.")
+BATCH_TEXTS = Histogram("senryu_batch_texts", "Texts in a batch.", buckets=(1, 2, 4, 8, 16, 32, 64, 128))
+TOKENS_USEFUL = Counter("senryu_tokens_useful", "Tokens computed, padding left out.")
+TOKENS_COMPUTED = Counter("senryu_tokens_computed", "Tokens computed, padding included.")
+ENGINE_SECONDS = Counter("senryu_engine_seconds", "Seconds that engine streams spent computing.")
+
+
+def exposition() -> bytes:
+    """Return every metric in Prometheus' text format."""
+    return generate_latest()

@@ -1,0 +1,245 @@
+"""Every text is answered exactly once, whatever happens to the others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fake_engine import NOT_FINITE, POISON, FakeEngine
+from senryu.batcher import BATCH_TOKENS, Batcher
+from senryu.errors import EngineError, NotReady, QueueFull
+from senryu.types import Timings, Tokens
+
+
+def texts(*firsts: int, length: int = 3) -> list[Tokens]:
+    return [Tokens(np.array([first] + [0] * (length - 1), np.int32)) for first in firsts]
+
+
+@asynccontextmanager
+async def running(engine: FakeEngine, queue_tokens: int = 10_000) -> AsyncIterator[Batcher]:
+    batcher = Batcher(engine, queue_tokens)
+    batcher.start()
+    try:
+        yield batcher
+    finally:
+        engine.open.set()
+        await asyncio.to_thread(batcher.close)
+
+
+def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 30))
+
+
+async def held(engine: FakeEngine, batcher: Batcher) -> asyncio.Task[Any]:
+    """Occupy the engine with one text, so that what is submitted next must wait."""
+    engine.open.clear()
+    engine.began.clear()
+    task = asyncio.create_task(batcher.submit(texts(99)))
+    await asyncio.to_thread(engine.began.wait, 30)
+    return task
+
+
+def test_rows_come_back_in_order_across_buckets() -> None:
+    async def test() -> None:
+        async with running(FakeEngine()) as batcher:
+            mixed = [*texts(1, length=9), *texts(2, length=3), *texts(3, length=9), *texts(4, length=1)]
+            timings = Timings()
+            vectors = await batcher.submit(mixed, timings)
+            assert vectors[:, :2].tolist() == [[1, 9], [2, 3], [3, 9], [4, 1]]
+            assert timings.stages.keys() == {"queue", "infer"}
+
+    run(test)
+
+
+def test_requests_of_many_callers_share_a_batch() -> None:
+    async def test() -> None:
+        engine = FakeEngine()
+        async with running(engine) as batcher:
+            first = await held(engine, batcher)
+            waiting = [asyncio.create_task(batcher.submit(texts(n))) for n in range(20, 40)]
+            await asyncio.sleep(0)
+            engine.open.set()
+            answers = await asyncio.gather(first, *waiting)
+            assert [int(answer[0, 0]) for answer in answers] == [99, *range(20, 40)]
+            assert engine.batches == [[99], list(range(20, 40))]
+
+    run(test)
+
+
+def test_a_batch_stays_within_its_token_budget() -> None:
+    async def test() -> None:
+        engine = FakeEngine()
+        async with running(engine) as batcher:
+            await batcher.submit(texts(*[1] * 50, length=100))
+            assert max(len(batch) for batch in engine.batches) == BATCH_TOKENS // 100
+            await batcher.submit(texts(5, length=BATCH_TOKENS * 2))
+
+    run(test)
+
+
+def test_the_text_that_waits_longest_runs_next() -> None:
+    async def test() -> None:
+        engine = FakeEngine()
+        async with running(engine) as batcher:
+            first = await held(engine, batcher)
+            waiting = [
+                asyncio.create_task(batcher.submit(texts(n, length=length)))
+                for n, length in enumerate((4, 40, 8, 40, 4))
+            ]
+            await asyncio.sleep(0)
+            engine.open.set()
+            await asyncio.gather(first, *waiting)
+            assert engine.batches[1:] == [[0, 4], [1, 3], [2]]
+
+    run(test)
+
+
+def test_a_poisoned_text_fails_alone() -> None:
+    async def test() -> None:
+        engine = FakeEngine()
+        async with running(engine) as batcher:
+            first = await held(engine, batcher)
+            waiting = [asyncio.create_task(batcher.submit(texts(n))) for n in range(20)]
+            await asyncio.sleep(0)
+            engine.open.set()
+            answers = await asyncio.gather(first, *waiting, return_exceptions=True)
+            failed = [n for n, answer in enumerate(answers[1:]) if isinstance(answer, BaseException)]
+            assert failed == [POISON, NOT_FINITE]
+            assert all(isinstance(answers[1 + n], EngineError) for n in failed)
+            assert [answer[0, 0] for answer in answers if not isinstance(answer, BaseException)] == [
+                99, *(n for n in range(20) if n not in failed)
+            ]  # fmt: skip
+
+    run(test)
+
+
+def test_a_request_with_a_failing_text_fails_and_leaves_nothing_behind() -> None:
+    async def test() -> None:
+        async with running(FakeEngine()) as batcher:
+            with pytest.raises(EngineError, match="poisoned"):
+                await batcher.submit([*texts(POISON), *texts(*[1] * 90, length=100)])
+            assert batcher.waiting_tokens == 0
+            assert (await batcher.submit(texts(7)))[0, 0] == 7
+
+    run(test)
+
+
+def test_over_the_bound_is_refused_with_the_numbers_and_a_time() -> None:
+    async def test() -> None:
+        engine = FakeEngine()
+        async with running(engine, queue_tokens=40) as batcher:
+            first = await held(engine, batcher)
+            waiting = asyncio.create_task(batcher.submit(texts(*range(8))))
+            await asyncio.sleep(0)
+            assert batcher.waiting_tokens == 32
+            with pytest.raises(
+                QueueFull, match="32 tokens are waiting, this request needs 12, and at most 40"
+            ) as full:
+                await batcher.submit(texts(1, 2, 3))
+            assert full.value.retry_after >= 1
+            engine.open.set()
+            await asyncio.gather(first, waiting)
+            assert (await batcher.submit(texts(1, 2, 3)))[:, 0].tolist() == [1, 2, 3]
+
+    run(test)
+
+
+def test_a_reserved_text_passes_a_full_queue() -> None:
+    async def test() -> None:
+        engine = FakeEngine()
+        async with running(engine, queue_tokens=8) as batcher:
+            first = await held(engine, batcher)
+            waiting = asyncio.create_task(batcher.submit(texts(1, 2)))
+            await asyncio.sleep(0)
+            canary = asyncio.create_task(batcher.submit(texts(3), reserved=True))
+            await asyncio.sleep(0)
+            engine.open.set()
+            await asyncio.gather(first, waiting, canary)
+            assert engine.batches == [[99], [3], [1, 2]]
+
+    run(test)
+
+
+def test_a_cancelled_request_frees_its_texts() -> None:
+    async def test() -> None:
+        engine = FakeEngine()
+        async with running(engine) as batcher:
+            first = await held(engine, batcher)
+            gone = asyncio.create_task(batcher.submit(texts(1, 2, 3)))
+            stays = asyncio.create_task(batcher.submit(texts(4)))
+            await asyncio.sleep(0)
+            gone.cancel()
+            await asyncio.wait([gone])
+            assert batcher.waiting_tokens == 4
+            engine.open.set()
+            await asyncio.gather(first, stays)
+            assert engine.batches == [[99], [4]]
+
+    run(test)
+
+
+def test_closing_finishes_what_waits_and_refuses_what_comes() -> None:
+    async def test() -> None:
+        engine = FakeEngine()
+        async with running(engine) as batcher:
+            first = await held(engine, batcher)
+            waiting = asyncio.create_task(batcher.submit(texts(1, 2, 3)))
+            await asyncio.sleep(0)
+            closing = asyncio.create_task(asyncio.to_thread(batcher.close))
+            while not batcher._closed:
+                await asyncio.sleep(0.001)
+            with pytest.raises(NotReady):
+                await batcher.submit(texts(4))
+            engine.open.set()
+            await asyncio.gather(first, waiting, closing)
+            assert waiting.result()[:, 0].tolist() == [1, 2, 3]
+
+    run(test)
+
+
+Requests = st.lists(
+    st.tuples(
+        st.lists(st.tuples(st.integers(0, 30), st.integers(1, 60)), min_size=1, max_size=12),
+        st.integers(0, 3),  # turns of the loop to wait before it is sent
+        st.booleans(),  # the client hangs up
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(Requests, st.integers(40, 2000))
+def test_every_request_is_resolved_exactly_once(requests: list[Any], queue_tokens: int) -> None:
+    async def one(batcher: Batcher, inputs: list[tuple[int, int]], turns: int, hangs_up: bool) -> str:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        wanted = [tokens for first, length in inputs for tokens in texts(first, length=length)]
+        submitting = asyncio.create_task(batcher.submit(wanted))
+        if hangs_up:
+            await asyncio.sleep(0)
+            submitting.cancel()
+        try:
+            vectors = await submitting
+        except (QueueFull, EngineError, asyncio.CancelledError) as error:
+            return type(error).__name__
+        assert vectors[:, :2].tolist() == [list(pair) for pair in inputs]
+        return "answered"
+
+    async def test() -> None:
+        async with running(FakeEngine(), queue_tokens) as batcher:
+            outcomes = await asyncio.gather(*(one(batcher, *request) for request in requests))
+            for outcome, (inputs, _, hangs_up) in zip(outcomes, requests, strict=True):
+                faulty = any(first in (POISON, NOT_FINITE) for first, _ in inputs)
+                assert not (faulty and outcome == "answered")
+                assert hangs_up or outcome != "CancelledError"
+                assert faulty or outcome != "EngineError"
+            assert batcher.waiting_tokens == 0
+
+    run(test)
