@@ -1,0 +1,344 @@
+"""HTTP: routes, headers, and exception → status, in one place. Everything it answers, errors too, is JSON or a page.
+
+Knows paths, statuses and headers; the dialects know bodies, and the pipeline does the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Match, Route
+from starlette.types import Receive, Scope, Send
+
+from senryu import __version__, errors, metrics, openapi, pages
+from senryu.body import Body
+from senryu.config import Settings
+from senryu.dialects import heroku, listings
+from senryu.pipeline import Canary, Model, Pipeline
+from senryu.types import Timings
+
+logger = logging.getLogger("senryu.request")
+
+STATUS: Mapping[type[Exception], int] = {
+    errors.InvalidRequest: 400,
+    errors.AuthenticationError: 401,
+    errors.AuthorizationError: 403,
+    errors.NotFound: 404,
+    errors.MethodNotAllowed: 405,
+    errors.BodyTimeout: 408,
+    errors.BodyTooLarge: 413,
+    errors.QueueFull: 429,
+    errors.NotReady: 503,
+    errors.EngineError: 500,
+}
+
+_REQUEST_ID = re.compile(r"[!-~]{1,128}")
+
+
+def status_of(error: Exception) -> int:
+    """Return the status of an error: that of the nearest class above it that has one, else 500."""
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and what is noted about it for its headers and its log line."""
+
+    request: Request
+    body: Body
+    id: str
+    timings: Timings
+    route: str = "-"
+    note: dict[str, Any] | None = None
+
+
+class App:
+    """The ASGI application."""
+
+    def __init__(self, pipeline: Pipeline, settings: Settings, *, origin: str, command: str) -> None:
+        """`origin` is where clients reach the server, `command` the path of the command that prints keys."""
+        self.pipeline = pipeline
+        self.draining = False
+        self._settings = settings
+        self._origin = origin
+        self._command = command
+        self._canaries = [Canary(model) for model in pipeline.models.values()]
+        self._watcher: asyncio.Task[None] | None = None
+        self._routes = [
+            Route(path, endpoint, methods=[method])
+            for method, path, endpoint in (
+                ("POST", "/v1/embeddings", self.embeddings),
+                ("GET", "/v1/models", self.openai_models),
+                ("GET", "/v1/models/{id:path}", self.openai_model),
+                ("GET", "/available-models", self.available_models),
+                ("GET", "/models/{id}", self.resource),
+                ("GET", "/livez", self.livez),
+                ("GET", "/readyz", self.readyz),
+                ("GET", "/metrics", self.metrics),
+                ("GET", "/openapi.json", self.openapi),
+                ("GET", "/docs", self.docs),
+                ("GET", "/", self.home),
+            )
+        ]
+
+    # ---- life ------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start the engines' queues and prove that each answers. Raises NotReady if one does not."""
+        for model in self.pipeline.models.values():
+            model.batcher.start()
+        for canary in self._canaries:
+            await canary.check()
+        self._watcher = asyncio.create_task(self.pipeline.admission.watch())
+
+    async def stop(self) -> None:
+        """Stop what `start` started."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+        for model in self.pipeline.models.values():
+            await asyncio.to_thread(model.batcher.close)
+            model.tokenizer.close()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or take part in the server's start and stop."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self._exchange(Request(scope, receive), send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self.start()
+        except Exception as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    # ---- every request ---------------------------------------------------------------------------------------
+
+    async def _exchange(self, request: Request, send: Send) -> None:
+        started = time.perf_counter()
+        given = request.headers.get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+        exchange = Exchange(request, Body(request.headers, request.receive), request_id, Timings())
+        try:
+            response = await self._endpoint(exchange)(exchange)
+        except ClientDisconnect:
+            self._log(exchange, 499, started)
+            return
+        except asyncio.CancelledError:
+            if not self.draining:
+                raise
+            late = errors.NotReady(
+                "The server is shutting down and could not finish this request in time.", 1
+            )
+            response = await self._failed(exchange, late)
+        except Exception as error:
+            response = await self._failed(exchange, error)
+        response.headers["x-request-id"] = exchange.id
+        if stages := exchange.timings.stages:
+            timing = ", ".join(f"{name};dur={seconds * 1000:.3f}" for name, seconds in stages.items())
+            response.headers["server-timing"] = timing
+        await response(request.scope, request.receive, send)
+        self._log(exchange, response.status_code, started)
+
+    def _endpoint(self, exchange: Exchange) -> Callable[[Exchange], Awaitable[Response]]:
+        """Find the route. Raises NotFound or MethodNotAllowed."""
+        scope = exchange.request.scope
+        allowed: list[str] = []
+        for route in self._routes:
+            match, child = route.matches(scope)
+            if match is Match.FULL:
+                scope.update(child)
+                exchange.route = route.path
+                endpoint: Callable[[Exchange], Awaitable[Response]] = route.endpoint
+                return endpoint
+            if match is Match.PARTIAL:
+                allowed += sorted(route.methods or ())
+        path = ascii(scope["path"][:200])
+        if allowed:
+            listed = ", ".join(allowed)
+            raise errors.MethodNotAllowed(
+                f"{path} does not take {scope['method']}; it takes {listed}.", tuple(allowed)
+            )
+        raise errors.NotFound(f"There is nothing at {path}. The paths are listed at {self._origin}/docs.")
+
+    async def _failed(self, exchange: Exchange, error: Exception) -> Response:
+        """Turn an exception into an answer; what was not foreseen says nothing of itself to the caller."""
+        status = status_of(error)
+        message = str(error)
+        if not isinstance(error, errors.SenryuError):
+            logger.error("request %s failed", exchange.id, exc_info=error)
+            message = f"An internal error. The log says more under the request id {exchange.id}."
+        response = _json(heroku.render_error(status, message), status)
+        match error:
+            case errors.BusyError():
+                response.headers["retry-after"] = str(error.retry_after)
+            case errors.MethodNotAllowed():
+                response.headers["allow"] = ", ".join(error.allowed)
+            case errors.AuthenticationError():
+                response.headers["www-authenticate"] = "Bearer"
+        # NOTE: a client that is still sending would not hear the answer, so the rest of its body is taken in first.
+        if not self.draining and not isinstance(error, errors.BodyTimeout):
+            await exchange.body.discard()
+        if not exchange.body.ended:
+            response.headers["connection"] = "close"
+        return response
+
+    def _log(self, exchange: Exchange, status: int, started: float) -> None:
+        metrics.REQUESTS.labels(exchange.route, status).inc()
+        for name, seconds in exchange.timings.stages.items():
+            metrics.STAGE_SECONDS.labels(name).observe(seconds)
+        level = logging.DEBUG if exchange.note is None and status < 400 else logging.INFO
+        if logger.isEnabledFor(level):
+            fields = {
+                "id": exchange.id,
+                "method": exchange.request.method,
+                "route": exchange.route,
+                "status": status,
+                "ms": round((time.perf_counter() - started) * 1000, 3),
+                **(exchange.note or {}),
+                **{f"{name}_ms": round(s * 1000, 3) for name, s in exchange.timings.stages.items()},
+            }
+            logger.log(level, "request", extra={"fields": fields})
+
+    # ---- the API ---------------------------------------------------------------------------------------------
+
+    async def embeddings(self, exchange: Exchange) -> Response:
+        """POST /v1/embeddings."""
+        request, timings = exchange.request, exchange.timings
+        started = time.perf_counter()
+        key = self.pipeline.admission.authenticate(request.headers.get("authorization"))
+        timings.stages["auth"] = time.perf_counter() - started
+        call = heroku.parse(await exchange.body.read(self._max_body_bytes(), self._settings.body_seconds))
+        result = await self.pipeline.embed(key, call.request, timings)
+        started = time.perf_counter()
+        content = heroku.render(call, result, user_agent=request.headers.get("user-agent", ""))
+        timings.stages["encode"] += time.perf_counter() - started
+        exchange.note = {
+            "key": key.id,
+            "model": result.model,
+            "texts": len(call.request.inputs),
+            "tokens": result.prompt_tokens,
+            "truncated": result.truncated,
+            "unknown_tokens": result.unknown_tokens,
+        }
+        response = _json(content)
+        response.headers["x-senryu-truncated"] = str(result.truncated)
+        response.headers["x-senryu-unknown-tokens"] = str(result.unknown_tokens)
+        response.headers["x-senryu-fingerprint"] = result.fingerprint
+        return response
+
+    def _max_body_bytes(self) -> int:
+        return self._settings.max_body_bytes or self.pipeline.admission.max_body_bytes()
+
+    async def available_models(self, exchange: Exchange) -> Response:
+        """GET /available-models: what can be provisioned, for anybody."""
+        return _json(listings.available(self.pipeline.models.values()))
+
+    async def resource(self, exchange: Exchange) -> Response:
+        """GET /models/{id}: a resource's state, by resource id or name."""
+        admission = self.pipeline.admission
+        key = admission.authenticate(exchange.request.headers.get("authorization"))
+        wanted = exchange.request.path_params["id"]
+        for resource in admission.resources(key):
+            if wanted in (resource.id, resource.name):
+                model = self.pipeline.models[resource.model_id]
+                return _json(listings.resource(resource, model, self.pipeline.performance))
+        raise errors.NotFound(f"This key has no model resource {wanted[:100]!a}.")
+
+    async def openai_models(self, exchange: Exchange) -> Response:
+        """GET /v1/models: the models that the key may use."""
+        key = self.pipeline.admission.authenticate(exchange.request.headers.get("authorization"))
+        return _json(listings.openai_list(self.pipeline.admission.resources(key)))
+
+    async def openai_model(self, exchange: Exchange) -> Response:
+        """GET /v1/models/{id}: one of them."""
+        key = self.pipeline.admission.authenticate(exchange.request.headers.get("authorization"))
+        wanted = exchange.request.path_params["id"]
+        return _json(listings.openai_model(wanted, self.pipeline.admission.resource_for(key, wanted)))
+
+    # ---- for operators and people ----------------------------------------------------------------------------
+
+    async def livez(self, exchange: Exchange) -> Response:
+        """GET /livez: the process answers."""
+        return _json(b'{"status":"ok"}')
+
+    async def readyz(self, exchange: Exchange) -> Response:
+        """GET /readyz: the engines answer, and rightly."""
+        if self.draining:
+            raise errors.NotReady("The server is shutting down.", retry_after=1)
+        for canary in self._canaries:
+            await canary.check()
+        return _json(b'{"status":"ok"}')
+
+    async def metrics(self, exchange: Exchange) -> Response:
+        """GET /metrics, in Prometheus' text format."""
+        return Response(metrics.exposition(), media_type=metrics.CONTENT_TYPE)
+
+    async def openapi(self, exchange: Exchange) -> Response:
+        """GET /openapi.json."""
+        return _json(listings.dumps(self._document()))
+
+    async def docs(self, exchange: Exchange) -> Response:
+        """GET /docs: the same, for people."""
+        return _page(pages.docs(self._document()))
+
+    async def home(self, exchange: Exchange) -> Response:
+        """GET /: what runs, with a curl to paste."""
+        model = next(iter(self.pipeline.models.values()))
+        # NOTE: where the command lies on this machine is nobody else's business.
+        client = exchange.request.client
+        command = self._command if client and client.host in ("127.0.0.1", "::1") else "senryu"
+        return _page(pages.home(home_context(model, self._origin, command)))
+
+    def _document(self) -> dict[str, Any]:
+        return openapi.document(server_url=self._origin, models=tuple(self.pipeline.models))
+
+
+def home_context(model: Model, origin: str, command: str) -> pages.Home:
+    """Gather what the home page and the banner say."""
+    return pages.Home(
+        version=__version__,
+        url=origin,
+        model_id=model.spec.id,
+        model_description=model.spec.description,
+        dimensions=model.spec.dimensions,
+        max_tokens=model.spec.max_seq_length,
+        languages=model.spec.languages,
+        precision=model.engine.precision.value,
+        engine=model.engine.name,
+        fingerprint=model.fingerprint,
+        curl=curl(origin, model.spec.id, command),
+    )
+
+
+def curl(origin: str, model: str, command: str) -> str:
+    """Return a curl that works when pasted; it asks the command for the key, so that no key is shown."""
+    return (
+        f"curl {origin}/v1/embeddings \\\n"
+        f'  -H "Authorization: Bearer $({command} config EMBEDDING_KEY)" \\\n'
+        f'  -d \'{{"model": "{model}", "input": "hello world"}}\''
+    )
+
+
+def _json(content: bytes, status: int = 200) -> Response:
+    return Response(content, status, media_type="application/json")
+
+
+def _page(html: str) -> Response:
+    headers = {"content-security-policy": pages.CSP, "x-content-type-options": "nosniff"}
+    return Response(html, media_type="text/html", headers=headers)

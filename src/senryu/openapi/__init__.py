@@ -1,0 +1,184 @@
+"""The OpenAPI 3.1 document, written by hand: what the server takes and answers, route by route.
+
+Knows the wire's paths, names, bounds and statuses. Knows no route's code and no model's files: what differs
+from model to model is said in words or by example.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from senryu import __version__
+from senryu.config import DEFAULT_MODEL
+from senryu.openapi import answers, examples
+from senryu.openapi.schemas import Json, list_of, ref, schemas
+
+__all__ = ["document"]
+
+ABOUT = """\
+Text in, vectors out. Senryu answers `POST /v1/embeddings` in the words of Heroku's Managed Inference, and
+OpenAI's client libraries read its answers.
+
+A body is read as JSON in UTF-8 whatever its `content-type` says. Every error is JSON, whatever the route. The
+same text gives the same bits, whatever else is being computed, wherever `x-senryu-fingerprint` is equal."""
+
+BEARER = """\
+A key, as `senryu config` prints it. It belongs to one model, unless it was made for all. It is checked before
+the body is parsed."""
+
+TAGS = {
+    "Embeddings": "Texts become vectors.",
+    "Models": "What is served, and what it is like.",
+    "Operation": "Health, metrics and this description.",
+}
+
+
+def document(*, server_url: str, models: tuple[str, ...]) -> Json:
+    """Return the document; `models` are the names served here, and the first is the one in the examples."""
+    names = models or (DEFAULT_MODEL,)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Senryu",
+            "version": __version__,
+            "description": ABOUT,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": server_url}],
+        "security": [{"bearerAuth": []}],
+        "tags": [{"name": name, "description": says} for name, says in TAGS.items()],
+        "paths": {
+            "/v1/embeddings": {"post": _create_embeddings(server_url, names[0])},
+            **{path: {"get": route} for path, route in {**_models(names[0]), **_operation()}.items()},
+        },
+        "components": {
+            "securitySchemes": {"bearerAuth": {"type": "http", "scheme": "bearer", "description": BEARER}},
+            "headers": answers.headers(),
+            "schemas": schemas(names),
+            "responses": answers.failures(),
+        },
+    }
+
+
+def _create_embeddings(server_url: str, model: str) -> Json:
+    return {
+        "operationId": "createEmbeddings",
+        "tags": ["Embeddings"],
+        "summary": "Turn texts into vectors",
+        "description": "One vector for each text, in the order of the texts.",
+        "parameters": [
+            {
+                "name": "x-request-id",
+                "in": "header",
+                "description": "An id of your own, 1 to 128 visible ASCII characters, which the answer has "
+                "too. Anything else is replaced.",
+                "schema": {"type": "string"},
+            }
+        ],
+        "requestBody": {
+            "required": True,
+            "content": answers.json_content(ref("schemas", "EmbeddingRequest"), examples.requests(model)),
+        },
+        "responses": {
+            "200": {
+                "description": "The vectors, in input order.",
+                "headers": answers.header_refs(*answers.HEADERS_OF_EMBEDDINGS),
+                "content": answers.json_content(
+                    ref("schemas", "EmbeddingResponse"), examples.responses(model)
+                ),
+            },
+            **answers.failure_refs(*answers.FAILURES),
+        },
+        "x-codeSamples": examples.code_samples(server_url, model),
+    }
+
+
+def _models(model: str) -> Json:
+    return {
+        "/available-models": _public(
+            "listAvailableModels",
+            "List the models, as Heroku does",
+            list_of("AvailableModel"),
+            [examples.available_model(model)],
+            tag="Models",
+        ),
+        "/models/{id}": _with_key(
+            "getResource",
+            "Describe the resource behind a key",
+            ref("schemas", "Resource"),
+            examples.resource(model),
+            refusals=("404",),
+            id_is="The resource's id or name.",
+        ),
+        "/v1/models": _with_key(
+            "listModels",
+            "List the models that the key may use, as OpenAI does",
+            ref("schemas", "ModelList"),
+            {"object": "list", "data": [examples.model(model)]},
+        ),
+        "/v1/models/{id}": _with_key(
+            "getModel",
+            "Describe one model, as OpenAI does",
+            ref("schemas", "Model"),
+            examples.model(model),
+            refusals=("403", "404"),
+            id_is="The model's id or alias.",
+        ),
+    }
+
+
+def _operation() -> Json:
+    status = ref("schemas", "Status")
+    ready = "Tell whether the engine answers: a canary text came back finite and bit-equal"
+    return {
+        "/livez": _public("live", "Tell whether the process answers", status, {"status": "ok"}),
+        "/readyz": _public("ready", ready, status, {"status": "ok"}, refusals=("503",)),
+        "/metrics": _text("metrics", "Give the metrics to Prometheus", "text/plain", examples.METRICS),
+        "/openapi.json": _public("openapi", "Give this description", {"type": "object"}),
+        "/docs": _text("docs", "Show this description to people", "text/html"),
+        "/": _text("home", "Show what runs, with a curl to paste", "text/html"),
+    }
+
+
+def _with_key(
+    name: str, summary: str, schema: Json, example: Any, *, refusals: tuple[str, ...] = (), id_is: str = ""
+) -> Json:
+    content = answers.json_content(schema, examples.one(example))
+    parameter = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+    return {
+        **_route(name, "Models", summary, content, ("401", *refusals)),
+        **({"parameters": [{**parameter, "description": id_is}]} if id_is else {}),
+    }
+
+
+def _public(
+    name: str,
+    summary: str,
+    schema: Json,
+    example: Any = None,
+    *,
+    tag: str = "Operation",
+    refusals: tuple[str, ...] = (),
+) -> Json:
+    content = answers.json_content(schema, examples.one(example))
+    return {**_route(name, tag, summary, content, refusals), "security": []}
+
+
+def _text(name: str, summary: str, media_type: str, example: str | None = None) -> Json:
+    content = {media_type: {"schema": {"type": "string"}, **answers.shown(examples.one(example))}}
+    return {**_route(name, "Operation", summary, content, ()), "security": []}
+
+
+def _route(name: str, tag: str, summary: str, content: Json, refusals: tuple[str, ...]) -> Json:
+    answer = {
+        "description": "The answer.",
+        "headers": answers.header_refs("x-request-id"),
+        "content": content,
+    }
+    failures = answers.failure_refs(*sorted({*refusals, "405", "500"}))
+    return {
+        "operationId": name,
+        "tags": [tag],
+        "summary": summary,
+        "responses": {"200": answer, **failures},
+    }

@@ -1,0 +1,165 @@
+"""The headers and the refusals that the routes share, each described once. Knows no route."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from senryu.config import DEFAULT_MODEL
+from senryu.openapi.examples import one
+from senryu.openapi.schemas import Json, ref
+
+# name: (type, what it says, example)
+HEADERS: dict[str, tuple[str, str, str | int]] = {
+    "x-request-id": (
+        "string",
+        "The request's id: the one that the client sent, else a fresh one. The log has it too.",
+        "5f0c2a4e9b7d41d8a3c6e1f20b9d7c35",
+    ),
+    "x-senryu-truncated": (
+        "integer",
+        "How many inputs were longer than the model reads, and were cut.",
+        0,
+    ),
+    "x-senryu-unknown-tokens": (
+        "integer",
+        "How many tokens the model's vocabulary could not read.",
+        0,
+    ),
+    "x-senryu-fingerprint": (
+        "string",
+        "A short hash over weights, tokenizer, prompts, pooling, precision and engine class. "
+        "Equal fingerprints promise equal bits.",
+        "3b1f0c9ad27e5a68",
+    ),
+    "server-timing": (
+        "string",
+        "Milliseconds spent in each stage: auth, tokenize, queue, infer, encode.",
+        "auth;dur=0.021, tokenize;dur=0.094, queue;dur=0.060, infer;dur=2.418, encode;dur=0.112",
+    ),
+    "retry-after": (
+        "integer",
+        "Seconds after which the same request is worth another try.",
+        1,
+    ),
+    "allow": ("string", "The methods that the path does have.", "POST"),
+    "www-authenticate": ("string", "The scheme that the route wants.", "Bearer"),
+}
+HEADERS_OF_EMBEDDINGS = (
+    "x-request-id",
+    "x-senryu-truncated",
+    "x-senryu-unknown-tokens",
+    "x-senryu-fingerprint",
+    "server-timing",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One kind of refusal: the error's `type`, when it happens, an example's message, headers of its own."""
+
+    type: str
+    when: str
+    message: str
+    headers: tuple[str, ...] = ()
+
+
+FAILURES = {
+    "400": Failure(
+        "invalid_request_error",
+        "The body is not JSON, or a field is missing, unknown, of the wrong type or out of bounds. "
+        "The message names the field, what was given and what is allowed.",
+        "input[1] has 2049 characters; at most 2048 are allowed.",
+    ),
+    "401": Failure(
+        "authentication_error",
+        "No key, a malformed `authorization` header, or a key that is unknown or revoked.",
+        "No API key was given. Send the header 'Authorization: Bearer <key>'.",
+        ("www-authenticate",),
+    ),
+    "403": Failure(
+        "authorization_error",
+        "The key is good, but for another model; the message names the model that it is for.",
+        f"This key is for the model '{DEFAULT_MODEL}', not for 'nope'.",
+    ),
+    "404": Failure(
+        "not_found_error",
+        "The path does not exist, or the model or resource does not for this key.",
+        f"There is no model 'nope' here. Served: {DEFAULT_MODEL}.",
+    ),
+    "405": Failure(
+        "invalid_request_error",
+        "The path exists, but not with this method.",
+        "'/v1/embeddings' does not take GET; it takes POST.",
+        ("allow",),
+    ),
+    "408": Failure(
+        "invalid_request_error",
+        "The body did not arrive in time: 30 s, unless the server is set otherwise.",
+        "The body did not arrive within 30 s; 1024 bytes of it did.",
+    ),
+    "413": Failure(
+        "invalid_request_error",
+        "The body is longer than any legal request can be.",
+        "The body has 31457280 bytes; at most 2424832 are allowed.",
+    ),
+    "429": Failure(
+        "rate_limit_error",
+        "The queue is full. The same request succeeds later.",
+        "The queue is full: 131000 tokens are waiting, this request needs 512, and at most 131072 may "
+        "wait. Try again later, or send fewer or shorter texts.",
+        ("retry-after",),
+    ),
+    "500": Failure(
+        "server_error",
+        "A fault of the server's.",
+        "An internal error. The log says more under the request id 5f0c2a4e9b7d41d8a3c6e1f20b9d7c35.",
+    ),
+    "503": Failure(
+        "server_error",
+        "The server is starting, draining, or its engine does not answer.",
+        "The server is shutting down.",
+        ("retry-after",),
+    ),
+}
+
+
+def headers() -> Json:
+    """Return every header, described."""
+    return {
+        name: {"description": says, "schema": {"type": kind}, "example": example}
+        for name, (kind, says, example) in HEADERS.items()
+    }
+
+
+def failures() -> Json:
+    """Return the response of every status that is an error."""
+    return {status: _failure(int(status), failure) for status, failure in FAILURES.items()}
+
+
+def _failure(code: int, failure: Failure) -> Json:
+    value = {"error": {"code": code, "message": failure.message, "type": failure.type}}
+    return {
+        "description": failure.when,
+        "headers": header_refs("x-request-id", *failure.headers),
+        "content": json_content(ref("schemas", "Error"), one(value, str(code))),
+    }
+
+
+def header_refs(*names: str) -> Json:
+    """Point at headers by name."""
+    return {name: ref("headers", name) for name in names}
+
+
+def failure_refs(*statuses: str) -> Json:
+    """Point at the responses of statuses that are errors."""
+    return {status: ref("responses", status) for status in statuses}
+
+
+def json_content(schema: Json, examples: Json) -> Json:
+    """Return a body of JSON."""
+    return {"application/json": {"schema": schema, **shown(examples)}}
+
+
+def shown(examples: Json) -> Json:
+    """Return what shows the examples, if there are any."""
+    return {"examples": examples} if examples else {}
