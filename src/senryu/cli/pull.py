@@ -1,0 +1,120 @@
+"""`senryu pull`: fetch a catalog model, and the progress that it and `senryu serve` show meanwhile.
+
+Knows the terminal; what is fetched, from where and how it is verified is senryu.pull's.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from senryu.cli.output import hint
+from senryu.config import DEFAULT_MODEL, Paths
+from senryu.models import find, resolve
+from senryu.pull import HubSettings, Progress, readable
+from senryu.pull import pull as pull_model
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+
+@click.command("pull")
+@click.argument("model", default=DEFAULT_MODEL)
+@click.option("--force", is_flag=True, help="Hash every file again, and fetch those that are wrong.")
+def pull(model: str, force: bool) -> None:
+    """Fetch MODEL, a name from the catalog, unless it is already here.
+
+    \b
+    Example:
+      senryu pull
+      senryu pull all-minilm-l6-v2 --force
+    """
+    models_dir = Paths.from_environ(os.environ).models
+    entry = find(model)
+    if entry is None:
+        spec = resolve(model, models_dir)
+        click.echo(f"{spec.id}: a folder, nothing to fetch: {spec.folder}")
+        return
+    hub = HubSettings.from_environ(os.environ)
+    with shown_progress() as progress:
+        pulled = pull_model(entry, models_dir, hub, progress, force=force)
+    if pulled.source:
+        did = f"fetched {readable(pulled.fetched_bytes)} from {pulled.source}"
+    else:
+        did = f"all {len(entry.files)} files verified" if force else "already here"
+    click.echo(f"{entry.id}: {did}; {readable(entry.size_bytes)} in {pulled.folder}")
+
+
+@contextmanager
+def shown_progress() -> Iterator[Progress]:
+    """Give a pull its progress on stderr: a bar on a terminal, else a line at every quarter."""
+    if not sys.stderr.isatty():
+        yield LineProgress()
+        return
+    bar = BarProgress()
+    try:
+        yield bar
+    finally:
+        bar.stop()
+
+
+class LineProgress:
+    """Progress for logs and pipes."""
+
+    def __init__(self) -> None:
+        self._total = 0
+        self._quarters = 0
+
+    def start(self, total: int) -> None:
+        self._total = total
+        self.notice(f"Fetching {readable(total)} …")
+
+    def update(self, done: int) -> None:
+        quarters = 4 * done // self._total
+        if quarters > self._quarters:
+            self._quarters = quarters
+            self.notice(f"{25 * quarters} % of {readable(self._total)}")
+
+    def notice(self, line: str) -> None:
+        hint(line)
+
+
+class BarProgress:
+    """Progress for people: one bar over all files, with the bytes, the speed and the time left."""
+
+    def __init__(self) -> None:
+        self._bar: RichProgress | None = None
+
+    def start(self, total: int) -> None:
+        # NOTE: only a terminal on which something is fetched needs rich, which is slow to import.
+        from rich import progress
+        from rich.console import Console
+
+        self._bar = progress.Progress(
+            progress.BarColumn(),
+            progress.DownloadColumn(),
+            progress.TransferSpeedColumn(),
+            progress.TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._bar.add_task("", total=total)
+        self._bar.start()
+
+    def update(self, done: int) -> None:
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], completed=done)
+
+    def notice(self, line: str) -> None:
+        if self._bar:
+            self._bar.console.print(f"senryu: {line}", markup=False, highlight=False)
+        else:
+            hint(line)
+
+    def stop(self) -> None:
+        if self._bar:
+            self._bar.stop()

@@ -1,0 +1,129 @@
+"""`senryu serve`: the composition root. Reads the settings, builds the stages, hands them to each other, serves."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from senryu import __version__, logs
+from senryu.config import Settings
+
+# NOTE: not "engine", "store" or "app" here: `senryu serve --help` would wait for them.
+
+
+def _options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command one option per setting; secrets stay out of argument lists, which other users can read."""
+    for setting in reversed(fields(Settings)):
+        if setting.name == "paths" or setting.metadata["secret"]:
+            continue
+        default = setting.default if setting.default is not None else "automatic"
+        variables = ", ".join(setting.metadata["env"])
+        help_text = f"{setting.metadata['doc']}  [{variables}; default: {default}]"
+        command = click.option("--" + setting.name.replace("_", "-"), metavar="VALUE", help=help_text)(
+            command
+        )
+    return command
+
+
+@click.command()
+@_options
+def serve(**argv: Any) -> None:
+    """Serve embeddings over HTTP.
+
+    The first run fetches the model, makes a resource EMBEDDING with its key, and prints a curl to paste.
+
+    \b
+      senryu serve
+      senryu serve --port 9000 --precision f32
+      SENRYU_KEY=$CI_KEY senryu serve --model ./my-model
+    """
+    began = time.perf_counter()
+    settings = Settings.load(argv)
+    logs.configure(settings.log_format, settings.log_level)
+    run(settings, began)
+
+
+def run(settings: Settings, began: float) -> None:
+    """Build everything and serve until a signal comes."""
+    from senryu import pull, server
+    from senryu.cli.pull import shown_progress
+    from senryu.engine import choose_precision
+
+    precision = choose_precision(settings.precision)
+    listening = server.bind(settings.host, settings.port)
+    origin = settings.public_url or server.origin(listening)
+    with shown_progress() as progress:
+        hub = pull.HubSettings.from_environ(os.environ)
+        spec = pull.ensure(settings.model, settings.paths.models, hub, progress)
+    with ThreadPoolExecutor(1) as loader:
+        # The engine compiles on its own thread while this one imports and opens the rest.
+        engine: Future[Any] = loader.submit(_load_engine, spec, precision, settings.threads)
+        from senryu.admission import Admission
+        from senryu.app import App, home_context
+        from senryu.batcher import Batcher
+        from senryu.cli.provision import provision
+        from senryu.pipeline import Model, Pipeline, fingerprint
+        from senryu.store import Store
+        from senryu.tokenizer import Tokenizer
+
+        store = Store.open(settings.paths.database)
+        provision(store, settings, spec.id, origin)
+        tokenizer = Tokenizer(spec)
+        loaded = engine.result()
+    model = Model(spec, tokenizer, loaded, Batcher(loaded, settings.queue_tokens), fingerprint(spec, loaded))
+    admission = Admission(store, lambda model_id: spec.names if model_id == spec.id else ())
+    command = own_command(os.environ)
+    app = App(Pipeline({spec.id: model}, admission), settings, origin=origin, command=command)
+
+    def ready() -> None:
+        click.echo(banner(home_context(model, origin, command), time.perf_counter() - began))
+
+    with store:
+        serving = server.Server(app, drain_seconds=settings.drain_seconds, on_ready=ready)
+        serving.run(sockets=[listening])
+        if not serving.started:
+            raise SystemExit(3)
+
+
+def _load_engine(spec: Any, precision: Any, threads: int | None) -> Any:
+    from senryu import engine
+    from senryu.engine.machine import usable_threads
+
+    return engine.load(spec, precision=precision, threads=threads or usable_threads())
+
+
+def own_command(environ: Any) -> str:
+    """Return how to call this very command from any shell: its absolute path, with SENRYU_HOME if that is set."""
+    path = Path(sys.argv[0]).absolute()
+    command = shlex.quote(str(path)) if path.name == "senryu" else f"{shlex.quote(sys.executable)} -m senryu"
+    home = environ.get("SENRYU_HOME")
+    return f"env SENRYU_HOME={shlex.quote(str(Path(home).absolute()))} {command}" if home else command
+
+
+def banner(home: Any, seconds: float) -> str:
+    """Say what runs, for people, with a curl to paste."""
+    languages = (
+        "English" if list(home.languages) == ["en"] else ", ".join(home.languages) or "languages unknown"
+    )
+    return f"""
+senryu {__version__}
+
+  model      {home.model_id}: {languages}, {home.max_tokens} tokens, {home.dimensions} dimensions, {home.precision}
+             {home.model_description}
+             another one: senryu serve --model NAME-OR-FOLDER   (senryu models list --available)
+  listening  {home.url}   (documentation: {home.url}/docs)
+  ready      after {seconds:.1f} s; Ctrl-C stops it
+
+Paste this into another terminal:
+
+{home.curl}
+"""
