@@ -149,6 +149,8 @@ class App:
         except Exception as error:
             response = await self._failed(exchange, error)
         response.headers["x-request-id"] = exchange.id
+        if self.draining or not exchange.body.ended:
+            response.headers["connection"] = "close"
         if stages := exchange.timings.stages:
             timing = ", ".join(f"{name};dur={seconds * 1000:.3f}" for name, seconds in stages.items())
             response.headers["server-timing"] = timing
@@ -194,8 +196,6 @@ class App:
         # NOTE: a client that is still sending would not hear the answer, so the rest of its body is taken in first.
         if not self.draining and not isinstance(error, errors.BodyTimeout):
             await exchange.body.discard()
-        if not exchange.body.ended:
-            response.headers["connection"] = "close"
         return response
 
     def _log(self, exchange: Exchange, status: int, started: float) -> None:
