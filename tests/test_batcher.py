@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fake_engine import NOT_FINITE, POISON, FakeEngine
-from senryu.batcher import BATCH_TOKENS, Batcher
+from senryu.batcher import MAX_BATCH_TOKENS, Batcher
 from senryu.errors import EngineError, NotReady, QueueFull
-from senryu.types import Timings, Tokens
+from senryu.types import Batch, Timings, Tokens, Vectors
 
 
 def texts(*firsts: int, length: int = 3) -> list[Tokens]:
@@ -77,14 +77,14 @@ def test_a_batch_stays_within_its_token_budget() -> None:
     async def test() -> None:
         engine = FakeEngine()
         async with running(engine) as batcher:
-            await batcher.submit(texts(*[1] * 50, length=100))
-            assert max(len(batch) for batch in engine.batches) == BATCH_TOKENS // 100
-            await batcher.submit(texts(5, length=BATCH_TOKENS * 2))
+            await batcher.submit(texts(*range(20, 70), length=100))
+            assert 1 < max(len(batch) for batch in engine.batches) <= MAX_BATCH_TOKENS // 100
+            await batcher.submit(texts(5, length=MAX_BATCH_TOKENS * 2))
 
     run(test)
 
 
-def test_the_text_that_waits_longest_runs_next() -> None:
+def test_small_requests_run_before_big_ones_and_alike_ones_together() -> None:
     async def test() -> None:
         engine = FakeEngine()
         async with running(engine) as batcher:
@@ -96,7 +96,7 @@ def test_the_text_that_waits_longest_runs_next() -> None:
             await asyncio.sleep(0)
             engine.open.set()
             await asyncio.gather(first, *waiting)
-            assert engine.batches[1:] == [[0, 4], [1, 3], [2]]
+            assert engine.batches[1:] == [[0, 4], [2], [1, 3]]
 
     run(test)
 
@@ -124,7 +124,7 @@ def test_a_request_with_a_failing_text_fails_and_leaves_nothing_behind() -> None
     async def test() -> None:
         async with running(FakeEngine()) as batcher:
             with pytest.raises(EngineError, match="poisoned"):
-                await batcher.submit([*texts(POISON), *texts(*[1] * 90, length=100)])
+                await batcher.submit([*texts(POISON), *texts(*range(20, 110), length=100)])
             assert batcher.waiting_tokens == 0
             assert (await batcher.submit(texts(7)))[0, 0] == 7
 
@@ -142,7 +142,7 @@ def test_over_the_bound_is_refused_with_the_numbers_and_a_time() -> None:
             with pytest.raises(
                 QueueFull, match="32 tokens are waiting, this request needs 12, and at most 40"
             ) as full:
-                await batcher.submit(texts(1, 2, 3))
+                await batcher.submit(texts(51, 52, 53))
             assert full.value.retry_after >= 1
             engine.open.set()
             await asyncio.gather(first, waiting)
@@ -241,5 +241,57 @@ def test_every_request_is_resolved_exactly_once(requests: list[Any], queue_token
                 assert hangs_up or outcome != "CancelledError"
                 assert faulty or outcome != "EngineError"
             assert batcher.waiting_tokens == 0
+
+    run(test)
+
+
+def test_identical_texts_of_one_key_are_computed_once() -> None:
+    async def test() -> None:
+        engine = FakeEngine()
+        async with running(engine) as batcher:
+            first = await held(engine, batcher)
+            waiting = [
+                asyncio.create_task(batcher.submit(texts(*wanted), flow=flow))
+                for wanted, flow in (((1, 2, 1), "a"), ((2, 1), "a"), ((1,), "b"))
+            ]
+            await asyncio.sleep(0)
+            assert batcher.waiting_tokens == 3 * 4
+            engine.open.set()
+            answers = await asyncio.gather(first, *waiting)
+            assert [answer[:, 0].tolist() for answer in answers[1:]] == [[1, 2, 1], [2, 1], [1]]
+            assert sorted(engine.batches[1]) == [1, 1, 2]  # once for each key
+            await batcher.submit(texts(1), flow="a")
+            assert engine.batches[2:] == [[1]]  # nothing is kept
+
+    run(test)
+
+
+def test_one_of_two_that_wait_for_a_text_may_hang_up() -> None:
+    async def test() -> None:
+        engine = FakeEngine()
+        async with running(engine) as batcher:
+            first = await held(engine, batcher)
+            gone = asyncio.create_task(batcher.submit(texts(1, 2)))
+            stays = asyncio.create_task(batcher.submit(texts(1)))
+            await asyncio.sleep(0)
+            gone.cancel()
+            await asyncio.wait([gone])
+            assert batcher.waiting_tokens == 4
+            engine.open.set()
+            await asyncio.gather(first, stays)
+            assert engine.batches == [[99], [1]]
+
+    run(test)
+
+
+def test_an_engine_that_loses_rows_is_an_error_and_not_a_silence() -> None:
+    class Losing(FakeEngine):
+        def run(self, batch: Batch) -> Vectors:
+            return super().run(batch)[:-1]
+
+    async def test() -> None:
+        async with running(Losing()) as batcher:
+            with pytest.raises(EngineError, match="1 texts"):
+                await batcher.submit(texts(1))
 
     run(test)

@@ -1,92 +1,37 @@
 """Waiting texts → micro-batches → replies. Speaks in tokens; asks the engine what a text occupies.
 
-The queue fills while the engine is busy and is emptied as fast as it runs: no timer, no sleep. Texts of one bucket,
-whoever sent them, share a batch. Knows nothing of keys, wires, or what the vectors are for.
+The queue fills while the engine is busy and is emptied as fast as it runs: no timer, no sleep. What runs next is
+fairqueue.py's to say, and is decided only when an engine stream is free. Identical texts of one flow that are under
+way together are computed once. Knows flows by name, not what a key is.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from senryu import metrics
 from senryu.engine import Engine
 from senryu.errors import EngineError, NotReady, QueueFull
+from senryu.fairqueue import FairQueue, Job, Submission
 from senryu.types import Batch, Timings, Tokens, Vectors
 
 logger = logging.getLogger(__name__)
 
-# Tokens, padding included, that run together: near the best rate already, and short enough (some 15 ms here) that
-# nobody waits long behind a batch.
-BATCH_TOKENS = 512
+# A micro-batch takes about this long on its engine stream: long enough for the best rate, short enough that nobody
+# waits long behind one. Between the bounds in tokens, whatever the engine's speed.
+BATCH_SECONDS = 0.018
+MIN_BATCH_TOKENS = 128
+MAX_BATCH_TOKENS = 1024
 
-
-@dataclass(slots=True, eq=False)
-class Submission:
-    """The texts of one request on their way, and the reply that they share."""
-
-    reply: asyncio.Future[Vectors]
-    rows: list[Vectors | None]
-    missing: int
-    submitted: float
-    started: float = 0.0
-
-
-@dataclass(slots=True)
-class Job:
-    """One text: its place in its submission, and in the order of arrival."""
-
-    submission: Submission
-    row: int
-    tokens: Tokens
-    size: int  # tokens with padding
-    arrival: int
-
-
-@dataclass(slots=True)
-class _Queue:
-    """Jobs that wait, by bucket, each bucket in order of arrival. Guarded by the batcher's lock."""
-
-    buckets: dict[int, deque[Job]] = field(default_factory=dict)
-    reserved: deque[Job] = field(default_factory=deque)
-    tokens: int = 0
-
-    def put(self, job: Job) -> None:
-        self.buckets.setdefault(job.size, deque()).append(job)
-        self.tokens += job.size
-
-    def take(self, budget: int) -> list[Job]:
-        """Return the next batch: the job that waits longest, and what waits in its bucket, up to the budget."""
-        if self.reserved:
-            return [self.reserved.popleft()]
-        if not self.buckets:
-            return []
-        size = min(self.buckets, key=lambda bucket: self.buckets[bucket][0].arrival)
-        bucket = self.buckets[size]
-        jobs = [bucket.popleft() for _ in range(min(len(bucket), max(1, budget // size)))]
-        if not bucket:
-            del self.buckets[size]
-        self.tokens -= size * len(jobs)
-        return jobs
-
-    def drop(self, submission: Submission) -> None:
-        """Forget the jobs of one submission."""
-        for size, bucket in list(self.buckets.items()):
-            kept = deque(job for job in bucket if job.submission is not submission)
-            self.tokens -= size * (len(bucket) - len(kept))
-            if kept:
-                self.buckets[size] = kept
-            else:
-                del self.buckets[size]
+# The flow of texts that no key asked for.
+OWN_FLOW = ""
 
 
 class Batcher:
@@ -96,11 +41,11 @@ class Batcher:
         """`queue_tokens` bounds what may wait, padding included."""
         self._engine = engine
         self._queue_tokens = queue_tokens
-        self._queue = _Queue()
-        self._arrivals = itertools.count()
+        self._queue = FairQueue()
+        self._under_way: dict[tuple[str, bytes], Job] = {}  # touched on the event loop alone
         self._changed = threading.Condition()
         self._closed = False
-        self._rate = 5_000.0  # tokens/s, until measured
+        self._rate = 10_000.0  # tokens/s of one stream, padding included; soon measured
         self._loop: asyncio.AbstractEventLoop | None = None
         self._threads = [
             threading.Thread(target=self._work, name=f"engine-{n}", daemon=True)
@@ -118,83 +63,120 @@ class Batcher:
         """Tokens in the queue, padding included."""
         return self._queue.tokens
 
-    async def submit(
-        self, texts: Sequence[Tokens], timings: Timings | None = None, *, reserved: bool = False
-    ) -> Vectors:
-        """Return the vectors of the texts, [len(texts), D], in order.
+    # ---- on the event loop -----------------------------------------------------------------------------------
 
-        `reserved` jobs pass the queue and its bound: for the readiness canary alone. Raises QueueFull when too
-        much waits, NotReady when closed, EngineError when a text cannot be computed.
+    async def submit(
+        self,
+        texts: Sequence[Tokens],
+        timings: Timings | None = None,
+        *,
+        flow: str = OWN_FLOW,
+        reserved: bool = False,
+    ) -> Vectors:
+        """Return the vectors of the texts, [len(texts), D], in order; flows are served fairly.
+
+        `reserved` jobs pass the queue and its bound: for the readiness canary alone. Raises QueueFull when too much
+        waits, NotReady when closed, EngineError when a text cannot be computed.
         """
-        loop = asyncio.get_running_loop()
-        submission = Submission(loop.create_future(), [None] * len(texts), len(texts), time.perf_counter())
-        self._enqueue(submission, texts, reserved=reserved)
+        reply = asyncio.get_running_loop().create_future()
+        submission = Submission(reply, [None] * len(texts), len(texts), time.perf_counter())
+        jobs = self._enqueue(submission, texts, flow, reserved=reserved)
         try:
-            vectors = await submission.reply
+            vectors: Vectors = await reply
         except BaseException:  # cancelled, or one of its texts failed: nobody wants the others
-            with self._changed:
-                self._queue.drop(submission)
+            self._abandon(submission, jobs)
             raise
         if timings is not None:
             timings.stages["queue"] = submission.started - submission.submitted
             timings.stages["infer"] = time.perf_counter() - submission.started
         return vectors
 
-    def _enqueue(self, submission: Submission, texts: Sequence[Tokens], *, reserved: bool) -> None:
-        jobs = [
-            Job(submission, row, tokens, self._engine.bucket(len(tokens.ids)), next(self._arrivals))
-            for row, tokens in enumerate(texts)
-        ]
-        needed = sum(job.size for job in jobs)
+    def _enqueue(
+        self, submission: Submission, texts: Sequence[Tokens], flow: str, *, reserved: bool
+    ) -> list[Job]:
+        """Queue the texts that are not under way already, all or none; return the jobs of all."""
+        fresh: dict[tuple[str, bytes], Job] = {}
+        jobs = []
+        for tokens in texts:
+            job = Job(tokens, self._engine.bucket(len(tokens.ids)), flow, [])
+            if not reserved:
+                job = self._under_way.get(job.identity) or fresh.setdefault(job.identity, job)
+            jobs.append(job)
         with self._changed:
             if self._closed:
                 raise NotReady("The server is shutting down.", retry_after=1)
             if reserved:
-                self._queue.reserved.extend(jobs)
-            elif self._queue.tokens + needed > self._queue_tokens:
-                raise self._full(needed)
+                self._queue.put_reserved(jobs)
             else:
-                for job in jobs:
-                    self._queue.put(job)
-            self._changed.notify()
+                self._check_bound(sum(job.size for job in fresh.values()))
+                self._queue.put(list(fresh.values()))
+            self._changed.notify(len(self._threads))
+        self._under_way.update(fresh)
+        for row, job in enumerate(jobs):
+            job.waiters.append((submission, row))
+        return jobs
 
-    def _full(self, needed: int) -> QueueFull:
+    def _check_bound(self, needed: int) -> None:
+        waiting = self._queue.tokens
+        if waiting + needed <= self._queue_tokens:
+            return
+        metrics.REJECTED.inc()
         if needed > self._queue_tokens:
             message = (
                 f"This request needs {needed} tokens, and at most {self._queue_tokens} may wait. Send fewer."
             )
         else:
             message = (
-                f"The queue is full: {self._queue.tokens} tokens are waiting, this request needs {needed}, "
+                f"The queue is full: {waiting} tokens are waiting, this request needs {needed}, "
                 f"and at most {self._queue_tokens} may wait. Try again later."
             )
-        return QueueFull(message, retry_after=max(1, math.ceil(self._queue.tokens / self._rate)))
+        raise QueueFull(message, retry_after=max(1, math.ceil(waiting / (self._rate * len(self._threads)))))
+
+    def _abandon(self, submission: Submission, jobs: list[Job]) -> None:
+        """Take a submission off its jobs, and jobs that nobody waits for any more off the queue."""
+        with self._changed:
+            for job in jobs:
+                job.waiters = [waiter for waiter in job.waiters if waiter[0] is not submission]
+                if not job.waiters and not job.taken:
+                    self._queue.drop(job)
+                    self._under_way.pop(job.identity, None)
+
+    def _deliver(self, jobs: list[Job], rows: list[Vectors | EngineError], started: float) -> None:
+        """Hand rows to those that wait for them; the last row of a submission completes its reply."""
+        for job, row in zip(jobs, rows, strict=True):
+            if self._under_way.get(job.identity) is job:
+                del self._under_way[job.identity]
+            for submission, place in job.waiters:
+                _fill(submission, place, row, started)
+
+    # ---- on the engine's threads -----------------------------------------------------------------------------
 
     def _work(self) -> None:
         while jobs := self._next():
             started = time.perf_counter()
-            for job in jobs:
-                job.submission.started = job.submission.started or started
             rows = self._run(jobs)
             self._measure(jobs, time.perf_counter() - started)
-            self._call_loop(jobs, rows)
+            self._call_loop(jobs, rows, started)
 
     def _next(self) -> list[Job]:
         """Wait for jobs; an empty list means closed, with nothing left to do."""
         with self._changed:
-            while not (jobs := self._queue.take(BATCH_TOKENS)):
+            while not (jobs := self._queue.take(self._budget())):
                 if self._closed:
                     return []
                 self._changed.wait()
-            if self._queue.buckets:
-                self._changed.notify()
             metrics.QUEUE_TOKENS.set(self._queue.tokens)
             return jobs
+
+    def _budget(self) -> int:
+        return int(min(max(self._rate * BATCH_SECONDS, MIN_BATCH_TOKENS), MAX_BATCH_TOKENS))
 
     def _run(self, jobs: list[Job]) -> list[Vectors | EngineError]:
         """Compute a batch; one that fails is halved until the text at fault stands alone."""
         try:
             vectors = self._engine.run(_batch(jobs))
+            if vectors.ndim != 2 or len(vectors) != len(jobs):
+                raise EngineError(f"the engine answered {len(jobs)} texts with an array of {vectors.shape}.")
         except Exception as error:
             logger.warning("a batch of %d failed: %s", len(jobs), error)
             if len(jobs) == 1:
@@ -209,32 +191,20 @@ class Batcher:
 
     def _measure(self, jobs: list[Job], seconds: float) -> None:
         computed = sum(job.size for job in jobs)
-        self._rate += 0.05 * (computed / seconds - self._rate)
+        with self._changed:
+            self._rate += 0.05 * (computed / seconds - self._rate)
         metrics.BATCH_TEXTS.observe(len(jobs))
         metrics.TOKENS_COMPUTED.inc(computed)
         metrics.TOKENS_USEFUL.inc(sum(len(job.tokens.ids) for job in jobs))
         metrics.ENGINE_SECONDS.inc(seconds)
+        metrics.ENGINE_RATE.set(self._rate * len(self._threads))
 
-    def _call_loop(self, jobs: list[Job], rows: list[Vectors | EngineError]) -> None:
+    def _call_loop(self, jobs: list[Job], rows: list[Vectors | EngineError], started: float) -> None:
         assert self._loop is not None
         try:
-            self._loop.call_soon_threadsafe(self._deliver, jobs, rows)
+            self._loop.call_soon_threadsafe(self._deliver, jobs, rows, started)
         except RuntimeError:  # the loop is gone: so is everyone who waited on it
             logger.debug("%d answers came after the event loop had closed", len(jobs))
-
-    def _deliver(self, jobs: list[Job], rows: list[Vectors | EngineError]) -> None:
-        """Hand rows to their submissions; the last row of one completes its reply."""
-        for job, row in zip(jobs, rows, strict=True):
-            submission = job.submission
-            if submission.reply.done():
-                continue
-            if isinstance(row, EngineError):
-                submission.reply.set_exception(row)
-                continue
-            submission.rows[job.row] = row
-            submission.missing -= 1
-            if not submission.missing:
-                submission.reply.set_result(np.stack([row for row in submission.rows if row is not None]))
 
     def close(self) -> None:
         """Refuse new texts, finish the waiting ones, end the threads."""
@@ -244,6 +214,19 @@ class Batcher:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join()
+
+
+def _fill(submission: Submission, place: int, row: Vectors | EngineError, started: float) -> None:
+    if submission.reply.done():
+        return
+    submission.started = submission.started or max(started, submission.submitted)
+    if isinstance(row, EngineError):
+        submission.reply.set_exception(row)
+        return
+    submission.rows[place] = row
+    submission.missing -= 1
+    if not submission.missing:
+        submission.reply.set_result(np.stack([row for row in submission.rows if row is not None]))
 
 
 def _batch(jobs: list[Job]) -> Batch:

@@ -21,6 +21,8 @@ STAGE_SECONDS = Histogram(
 )
 QUEUE_TOKENS = Gauge("senryu_queue_tokens", "Tokens waiting for the engine, padding included.")
 BATCH_TEXTS = Histogram("senryu_batch_texts", "Texts in a batch.", buckets=(1, 2, 4, 8, 16, 32, 64, 128))
+REJECTED = Counter("senryu_rejected_requests", "Requests refused because the queue was full.")
+ENGINE_RATE = Gauge("senryu_engine_tokens_per_second", "Tokens that all engine streams compute in a second.")
 TOKENS_USEFUL = Counter("senryu_tokens_useful", "Tokens computed, padding left out.")
 TOKENS_COMPUTED = Counter("senryu_tokens_computed", "Tokens computed, padding included.")
 ENGINE_SECONDS = Counter("senryu_engine_seconds", "Seconds that engine streams spent computing.")

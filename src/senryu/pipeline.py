@@ -63,7 +63,7 @@ class Pipeline:
             prompt_tokens = sum(len(tokens.ids) for tokens in texts)
             self.admission.charge(ticket, prompt_tokens)
 
-            vectors = await model.batcher.submit(texts, timings)
+            vectors = await model.batcher.submit(texts, timings, flow=ticket.key.id)
 
             with stage(timings, "encode"):
                 embeddings = outputs.encode(vectors, request.dimensions, request.output_types)

@@ -129,7 +129,9 @@ class OpenVinoEngine:
     def __init__(self, spec: ModelSpec, *, precision: Precision, threads: int) -> None:
         """Build and compile. Raises ModelError for files that do not fit, SettingError for the precision."""
         self.precision = precision
-        self.streams = 1
+        # NOTE: streams of one thread each: they serve small batches faster than one stream of many threads, do not
+        # wait for a thread whose processor is busy with something else, and leave no reduction to be split.
+        self.streams = threads
         self._core = ov.Core()
         _check_native(self._core, precision)
         self.signature = _signature(precision)

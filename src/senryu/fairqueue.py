@@ -1,0 +1,180 @@
+"""The order in which waiting texts run. Pure data: no threads, no clock of the wall, no engine.
+
+Fair over flows (keys), by start-time fair queueing (Goyal, Vin, Cheng 1996): each flow has a clock that the tokens it
+was served advance, and the flow whose clock is furthest behind is next. Within a flow texts run by self-clocked tags
+(Golestani 1994): a text's tag is its flow's virtual time at arrival plus the tokens of its submission up to it. So a
+small submission overtakes a big one, and a big one's tags never change, so nothing that comes later delays it for good.
+The next text chooses the bucket of the batch; what is left of the batch is filled from that bucket, in the same order.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from asyncio import Future
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from senryu.types import Tokens, Vectors
+
+
+@dataclass(slots=True, eq=False)
+class Submission:
+    """The texts of one request on their way, and the reply that they share."""
+
+    reply: Future[Vectors]
+    rows: list[Vectors | None]
+    missing: int
+    submitted: float  # seconds, by time.perf_counter
+    started: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One text to compute, and the places that wait for its vector."""
+
+    tokens: Tokens
+    size: int  # tokens with padding: its bucket
+    flow: str
+    waiters: list[tuple[Submission, int]]
+    taken: bool = False  # by a batch, or dropped
+
+    @property
+    def identity(self) -> tuple[str, bytes]:
+        """What makes two texts the same one: their ids, and who asks."""
+        return self.flow, self.tokens.ids.tobytes()
+
+
+_Entry: TypeAlias = "tuple[float, int, Job]"  # tag, arrival, job
+
+
+@dataclass(slots=True)
+class _Flow:
+    clock: float
+    turn: int = 0  # when it last led a batch: the tie-break, so that equals take turns
+    virtual: float = 0.0
+    buckets: dict[int, list[_Entry]] = field(default_factory=dict)
+
+    def head(self) -> _Entry | None:
+        """Return the entry with the least tag, dropped ones forgotten."""
+        for size in list(self.buckets):
+            self._clean(size)
+        return min((heap[0] for heap in self.buckets.values()), default=None)
+
+    def pop(self, size: int) -> Job | None:
+        """Take the least tag of a bucket."""
+        self._clean(size)
+        heap = self.buckets.get(size)
+        if not heap:
+            return None
+        tag, _, job = heapq.heappop(heap)
+        job.taken = True
+        self.clock += size
+        # NOTE: never past a text that waits: what comes later must not be tagged as if that had been served.
+        least = self.head()
+        self.virtual = max(self.virtual, min(tag, least[0]) if least else tag)
+        return job
+
+    def _clean(self, size: int) -> None:
+        heap = self.buckets.get(size, [])
+        while heap and heap[0][2].taken:
+            heapq.heappop(heap)
+        if not heap:
+            self.buckets.pop(size, None)
+
+
+class FairQueue:
+    """Jobs that wait. Not safe between threads: the batcher holds its lock around every call."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self._clock = 0.0
+        self._flows: dict[str, _Flow] = {}
+        self._reserved: deque[Job] = deque()
+        self._arrivals = itertools.count()
+        self._turns = itertools.count(1)
+        self._dropped = 0
+
+    def __bool__(self) -> bool:
+        """Tell whether anything waits."""
+        return self.tokens > 0 or bool(self._reserved)
+
+    def put(self, jobs: Sequence[Job]) -> None:
+        """Add the jobs of one submission, all of one flow."""
+        if not jobs:
+            return
+        flow = self._flows.setdefault(jobs[0].flow, _Flow(self._clock))
+        if not flow.buckets:
+            flow.clock = max(flow.clock, self._clock)
+        tag = flow.virtual
+        for job in jobs:
+            tag += job.size
+            heapq.heappush(flow.buckets.setdefault(job.size, []), (tag, next(self._arrivals), job))
+            self.tokens += job.size
+
+    def put_reserved(self, jobs: Iterable[Job]) -> None:
+        """Add jobs that run before all others."""
+        self._reserved.extend(jobs)
+
+    def take(self, budget: int) -> list[Job]:
+        """Return the next batch: jobs of one bucket, at most `budget` tokens, at least one job if any waits."""
+        if self._reserved:
+            return [self._reserved.popleft()]
+        heads = [(flow.clock, flow.turn, flow) for flow in self._flows.values() if flow.head()]
+        if not heads:
+            return []
+        clock, _, leader = min(heads, key=lambda head: head[:2])
+        head = leader.head()
+        assert head is not None
+        self._clock = max(self._clock, clock)
+        leader.turn = next(self._turns)
+        size = head[2].size
+        jobs = self._fill(size, max(1, budget // size), leader)
+        self.tokens -= size * len(jobs)
+        self._forget_idle()
+        return jobs
+
+    def _fill(self, size: int, count: int, leader: _Flow) -> list[Job]:
+        """Take up to `count` jobs of a bucket, each from the flow whose clock is furthest behind."""
+        first = leader.pop(size)
+        jobs = [first] if first else []
+        order = itertools.count()
+        flows = [(flow.clock, next(order), flow) for flow in self._flows.values() if size in flow.buckets]
+        heapq.heapify(flows)
+        while flows and len(jobs) < count:
+            _, _, flow = flows[0]
+            job = flow.pop(size)
+            if job is None:
+                heapq.heappop(flows)
+                continue
+            jobs.append(job)
+            heapq.heapreplace(flows, (flow.clock, next(order), flow))
+        return jobs
+
+    def drop(self, job: Job) -> None:
+        """Forget a job that waits; its place is cleared away in passing, or all of them when they are many."""
+        if job.taken:
+            return
+        job.taken = True
+        if job in self._reserved:
+            self._reserved.remove(job)
+            return
+        self.tokens -= job.size
+        self._dropped += 1
+        if self._dropped > 1000:
+            self._dropped = 0
+            for flow in self._flows.values():
+                for size, heap in list(flow.buckets.items()):
+                    heap[:] = [entry for entry in heap if not entry[2].taken]
+                    heapq.heapify(heap)
+                    if not heap:
+                        del flow.buckets[size]
+
+    def _forget_idle(self) -> None:
+        """Forget flows that have nothing waiting and no debt."""
+        if len(self._flows) > 64:
+            for name, flow in list(self._flows.items()):
+                if not flow.buckets and flow.clock <= self._clock:
+                    del self._flows[name]
