@@ -493,7 +493,7 @@ def test_a_request_over_the_bound_of_the_queue_is_refused_and_small_ones_are_not
     strict_server: Server,
 ) -> None:
     for _ in range(3):
-        answer = strict_server.embed([_LONG] * 96)
+        answer = strict_server.embed([f"{n} {_LONG}" for n in range(96)])
         assert_error(answer, 429, ["256"])
         assert int(answer.headers["retry-after"]) >= 1
         assert strict_server.embed("frog").status == 200
@@ -502,7 +502,9 @@ def test_a_request_over_the_bound_of_the_queue_is_refused_and_small_ones_are_not
 
 def test_a_full_queue_answers_everybody(strict_server: Server) -> None:
     with ThreadPoolExecutor(32) as pool:
-        answers = list(pool.map(lambda _: strict_server.embed([_LONG] * 3), range(96)))
+        answers = list(
+            pool.map(lambda n: strict_server.embed([f"{n} {m} {_LONG}" for m in range(3)]), range(96))
+        )
     for answer in answers:
         if answer.status != 200:
             assert_error(answer, 429, ["256"])

@@ -53,8 +53,10 @@ class Admission:
         """Read keys and resources again if anything has changed."""
         revision = self._accounts.revision()
         if revision != self._revision:
+            # NOTE: keys first: then no key is known whose resource is not.
+            keys = {key.digest: key for key in self._accounts.keys()}
             self._resources = {resource.id: resource for resource in self._accounts.resources()}
-            self._keys = {key.digest: key for key in self._accounts.keys()}
+            self._keys = keys
             self._revision = revision
 
     async def watch(self) -> None:

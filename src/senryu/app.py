@@ -10,9 +10,9 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -38,8 +38,13 @@ STATUS: Mapping[type[Exception], int] = {
     errors.BodyTooLarge: 413,
     errors.QueueFull: 429,
     errors.NotReady: 503,
+    errors.DeadlineExceeded: 503,
     errors.EngineError: 500,
 }
+
+INLINE_BYTES = 32 * 1024  # bodies up to this length are parsed on the event loop
+
+T = TypeVar("T")
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
@@ -223,8 +228,12 @@ class App:
         started = time.perf_counter()
         key = self.pipeline.admission.authenticate(request.headers.get("authorization"))
         timings.stages["auth"] = time.perf_counter() - started
-        call = heroku.parse(await exchange.body.read(self._max_body_bytes(), self._settings.body_seconds))
-        result = await self.pipeline.embed(key, call.request, timings)
+        body = await exchange.body.read(self._max_body_bytes(), self._settings.body_seconds)
+        # NOTE: a body of megabytes can be made to parse for half a second, and the loop has others to serve.
+        call = (
+            heroku.parse(body) if len(body) <= INLINE_BYTES else await asyncio.to_thread(heroku.parse, body)
+        )
+        result = await self._in_time(exchange, self.pipeline.embed(key, call.request, timings))
         started = time.perf_counter()
         content = heroku.render(call, result, user_agent=request.headers.get("user-agent", ""))
         timings.stages["encode"] += time.perf_counter() - started
@@ -241,6 +250,45 @@ class App:
         response.headers["x-senryu-unknown-tokens"] = str(result.unknown_tokens)
         response.headers["x-senryu-fingerprint"] = result.fingerprint
         return response
+
+    async def _in_time(self, exchange: Exchange, work: Coroutine[Any, Any, T]) -> T:
+        """Await the work while its client is there and its time lasts; else cancel it, which frees its texts.
+
+        Raises ClientDisconnect, DeadlineExceeded.
+        """
+        try:
+            seconds = self._seconds(exchange.request)
+        except errors.InvalidRequest:
+            work.close()
+            raise
+        task = asyncio.ensure_future(work)
+        gone = asyncio.ensure_future(
+            exchange.request.receive()
+        )  # the body has ended: only a disconnect can come
+        gone.add_done_callback(lambda _: task.cancel())
+        try:
+            async with asyncio.timeout(seconds):
+                return await task
+        except TimeoutError:
+            raise errors.DeadlineExceeded(f"The texts were not computed within {seconds:g} s.", 1) from None
+        except asyncio.CancelledError:
+            if gone.done() and not gone.cancelled():
+                raise ClientDisconnect from None
+            raise
+        finally:
+            gone.cancel()
+
+    def _seconds(self, request: Request) -> float:
+        """Return the time that a request is given: what it asks for, up to the server's maximum."""
+        most = self._settings.request_seconds
+        asked = request.headers.get("x-request-timeout")
+        if asked is None:
+            return most
+        if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", asked) or float(asked) <= 0:
+            raise errors.InvalidRequest(
+                f"The header 'x-request-timeout' is {asked[:50]!a}; it must be a number of seconds above 0."
+            )
+        return min(float(asked), most)
 
     def _max_body_bytes(self) -> int:
         return self._settings.max_body_bytes or self.pipeline.admission.max_body_bytes()
@@ -301,8 +349,7 @@ class App:
         """GET /: what runs, with a curl to paste."""
         model = next(iter(self.pipeline.models.values()))
         # NOTE: where the command lies on this machine is nobody else's business.
-        client = exchange.request.client
-        command = self._command if client and client.host in ("127.0.0.1", "::1") else "senryu"
+        command = self._command if _is_local(exchange.request) else "senryu"
         return _page(pages.home(home_context(model, self._origin, command)))
 
     def _document(self) -> dict[str, Any]:
@@ -333,6 +380,12 @@ def curl(origin: str, model: str, command: str) -> str:
         f'  -H "Authorization: Bearer $({command} config EMBEDDING_KEY)" \\\n'
         f'  -d \'{{"model": "{model}", "input": "hello world"}}\''
     )
+
+
+def _is_local(request: Request) -> bool:
+    """Tell whether a person on this machine asks, and no proxy for somebody else."""
+    proxied = any(name in request.headers for name in ("forwarded", "x-forwarded-for", "via"))
+    return not proxied and request.client is not None and request.client.host in ("127.0.0.1", "::1")
 
 
 def _json(content: bytes, status: int = 200) -> Response:

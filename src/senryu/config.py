@@ -159,6 +159,12 @@ class Settings:
     body_seconds: int = _setting(
         30, _integer(1, 3600), "Seconds in which a request body must arrive.", "SENRYU_BODY_SECONDS"
     )
+    request_seconds: int = _setting(
+        60,
+        _integer(1, 3600),
+        "Longest that a request may take once its body is here; then it is answered with 503.",
+        "SENRYU_REQUEST_SECONDS",
+    )
     drain_seconds: int = _setting(
         30,
         _integer(0, 3600),

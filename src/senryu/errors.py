@@ -13,7 +13,8 @@ SenryuError
 │   └── BodyTimeout         the body did not arrive in time
 ├── BusyError               not now: the same request succeeds later
 │   ├── QueueFull           the queue's token bound is reached
-│   └── NotReady            starting, draining, or the engine does not answer
+│   ├── NotReady            starting, draining, or the engine does not answer
+│   └── DeadlineExceeded    not computed in the time that the caller or the server allows
 ├── EngineError             the engine failed or returned a vector that is not finite
 └── SetupError              the operator's fault: shown as one line by the command, never on the wire
     ├── SettingError        a setting has a value that it cannot have
@@ -98,6 +99,10 @@ class QueueFull(BusyError):
 
 class NotReady(BusyError):
     """Raise while starting or draining, and when the engine does not answer."""
+
+
+class DeadlineExceeded(BusyError):
+    """Raise when a request could not be computed in the time that it was given."""
 
 
 class EngineError(SenryuError):

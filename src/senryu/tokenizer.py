@@ -14,7 +14,7 @@ import numpy as np
 from tokenizers import Encoding
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
-from senryu.errors import InvalidRequest, ModelError
+from senryu.errors import InvalidRequest, ModelError, QueueFull
 from senryu.models import ModelSpec
 from senryu.types import Task, Tokens, Truncate
 
@@ -23,7 +23,10 @@ from senryu.types import Task, Tokens, Truncate
 CHARS_PER_TOKEN = 8
 
 # Texts of so few characters are tokenised on the spot: cheaper than a hand-over to a thread.
-INLINE_CHARS = 1024
+INLINE_CHARS = 256
+
+# Characters that may wait for the tokenizer's threads; what is over the queue's bound is only known behind them.
+MAX_WAITING_CHARS = 4_000_000
 
 
 class Tokenizer:
@@ -44,6 +47,7 @@ class Tokenizer:
         self._leading, self._trailing = self._count_special_tokens()
         unknown_token = getattr(self._tokenizer.model, "unk_token", None)
         self._unknown_id = self._tokenizer.token_to_id(unknown_token) if unknown_token else None
+        self._waiting_chars = 0
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="tokenize")
 
     def _count_special_tokens(self) -> tuple[int, int]:
@@ -54,12 +58,23 @@ class Tokenizer:
     async def encode(self, texts: Sequence[str], task: Task, truncate: Truncate) -> list[Tokens]:
         """Tokenise on a thread; a short text at once.
 
-        Raises InvalidRequest, naming the text, if one is too long and `truncate` is NONE.
+        Raises InvalidRequest, naming the text, if one is too long and `truncate` is NONE; QueueFull.
         """
         if len(texts) == 1 and len(texts[0]) <= INLINE_CHARS:
             return self.encode_now(texts, task, truncate)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self.encode_now, texts, task, truncate)
+        chars = sum(map(len, texts))
+        if self._waiting_chars and self._waiting_chars + chars > MAX_WAITING_CHARS:
+            raise QueueFull(
+                f"The tokenizer is busy: {self._waiting_chars} characters are waiting, and at most "
+                f"{MAX_WAITING_CHARS} may. Try again later.",
+                retry_after=1,
+            )
+        self._waiting_chars += chars
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, self.encode_now, texts, task, truncate)
+        finally:
+            self._waiting_chars -= chars
 
     def encode_now(self, texts: Sequence[str], task: Task, truncate: Truncate) -> list[Tokens]:
         """Tokenise in this thread; see `encode`."""

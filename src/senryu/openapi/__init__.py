@@ -73,7 +73,13 @@ def _create_embeddings(server_url: str, model: str) -> Json:
                 "description": "An id of your own, 1 to 128 visible ASCII characters, which the answer has "
                 "too. Anything else is replaced.",
                 "schema": {"type": "string"},
-            }
+            },
+            {
+                "name": "x-request-timeout",
+                "in": "header",
+                "description": "Seconds that you are ready to wait, up to the server's maximum. Then 503.",
+                "schema": {"type": "string", "pattern": r"^[0-9]{1,6}(\.[0-9]{1,6})?$"},
+            },
         ],
         "requestBody": {
             "required": True,

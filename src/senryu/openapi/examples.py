@@ -102,7 +102,7 @@ def resource(model: str) -> Json:
         "max_chars": MAX_CHARS,
         "languages": ["en"],
         "licence": "Apache-2.0",
-        "weights": "sentence-transformers/all-MiniLM-L6-v2",
+        "weights": "sentence-transformers/all-MiniLM-L6-v2@1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
         "precision": "bf16",
         "engine": "openvino",
         "reproducible": True,
