@@ -113,6 +113,7 @@ def test_serving_opens_no_connection_and_writes_only_its_state(tiny_folder: Path
         "senryu.db-wal",
         "senryu.db-shm",
         "config-vars.json",
+        "provision.lock",
         "config-vars.json.lock",
     }
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,58 @@ def test_an_alias_stands_for_one_resource_of_an_app(store: Store) -> None:
     assert store.attachments() == (Attachment("a", "E", one.id),)
 
 
+def test_a_name_is_given_to_a_new_resource_of_a_model_once(store: Store) -> None:
+    before = store.revision()
+    made = store.attach_model("m", app="a", alias="E")
+    assert made is not None
+    assert (made.model_id, made.max_inputs, made.max_chars) == ("m", 96, 2048)
+    assert store.revision() == before + 1
+    assert store.attach_model("m", app="a", alias="E") == made
+    assert store.resources() == (made,)
+    assert store.attachments() == (Attachment("a", "E", made.id),)
+
+
+def test_a_name_moves_to_another_model_and_back_to_the_same_resource(store: Store) -> None:
+    one, two, back = (store.attach_model(model, app="a", alias="E") for model in ("m", "n", "m"))
+    assert one is not None
+    assert two is not None
+    assert (one.model_id, two.model_id, back) == ("m", "n", one)
+    assert store.attachments() == (Attachment("a", "E", one.id),)
+    assert store.resources() == (one, two)
+
+
+def test_a_name_keeps_its_resource_whichever_others_are_of_its_model(store: Store) -> None:
+    _, two = store.create_resource("m"), store.create_resource("m")
+    store.attach(two.id, app="a", alias="E")
+    assert store.attach_model("m", app="a", alias="E") == two
+
+
+def test_a_name_sooner_takes_a_resource_that_is_attached_nowhere(store: Store) -> None:
+    one, two = store.create_resource("m"), store.create_resource("m")
+    store.attach(one.id, app="b", alias="OTHER")
+    assert store.attach_model("m", app="a", alias="E") == two
+
+
+def test_a_free_name_takes_no_resource_from_the_names_somebody_chose(store: Store) -> None:
+    made = store.create_resource("m")
+    store.attach(made.id, app="a", alias="OTHER")
+    assert store.attach_model("m", app="a", alias="E") is None
+    assert store.attachments() == (Attachment("a", "OTHER", made.id),)
+    store.attach_model("n", app="a", alias="E")
+    assert store.attach_model("m", app="a", alias="E") == made
+
+
+def test_a_resource_and_its_name_are_made_together_or_not_at_all(store: Store) -> None:
+    before = store.revision()
+    with store._engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER refuse BEFORE INSERT ON attachments BEGIN SELECT RAISE(ABORT, 'refused'); END"
+        )
+    with pytest.raises(StoreError, match="refused"):
+        store.attach_model("m", app="a", alias="E")
+    assert (store.resources(), store.attachments(), store.revision()) == ((), (), before)
+
+
 @pytest.mark.parametrize("alias", ["A", "EMBEDDING", "A_1", "A" * 64])
 def test_an_alias_can_be_upper_case_with_digits_and_underscores(store: Store, alias: str) -> None:
     assert store.attach(store.create_resource("m").id, app="a", alias=alias).alias == alias
@@ -182,6 +235,19 @@ def test_a_key_of_another_resource_is_refused_and_not_shown(store: Store) -> Non
     with pytest.raises(StoreError, match="for every model already"):
         store.create_key(one.id, secret="inf-of-every-one")
     assert len(store.keys()) == 2
+
+
+def test_a_key_moves_to_another_resource(store: Store) -> None:
+    one, two = store.create_resource("m"), store.create_resource("n")
+    key, _ = store.create_key(one.id)
+    moved = store.move_key(key.id, two.id)
+    assert moved == replace(key, resource_id=two.id)
+    assert store.keys() == (moved,)
+    with pytest.raises(StoreError, match="no key with the id 'nope'"):
+        store.move_key("nope", two.id)
+    with pytest.raises(StoreError, match="no resource 'nope'"):
+        store.move_key(key.id, "nope")
+    assert store.keys() == (moved,)
 
 
 def test_a_revoked_key_stays_revoked(store: Store) -> None:

@@ -76,10 +76,11 @@ def run(settings: Settings, began: float) -> None:
         from senryu.tokenizer import Tokenizer
 
         store = Store.open(settings.paths.database)
-        provision(store, settings, spec.id, origin)
         tokenizer = Tokenizer(spec)
         loaded = engine.result()
     model = Model(spec, tokenizer, loaded, Batcher(loaded, settings.queue_tokens), fingerprint(spec, loaded))
+    # NOTE: only now: EMBEDDING must not move to a model that cannot be served.
+    provision(store, settings, spec.id, origin)
     admission = Admission(store, lambda model_id: spec.names if model_id == spec.id else ())
     command = own_command(os.environ)
     app = App(Pipeline({spec.id: model}, admission), settings, origin=origin, command=command)

@@ -30,6 +30,8 @@ from senryu.store.migrations import MIGRATIONS, Utc
 from senryu.types import Key, Resource
 
 BUSY_SECONDS = 10  # how long a writer waits for another process's transaction
+MAX_INPUTS = 96  # texts in one request, as the hosted service allows
+MAX_CHARS = 2048  # code points of one text, likewise
 
 # The hosted service names an add-on <model kind>-<adjective>-<5 digits>.
 # fmt: off
@@ -143,20 +145,21 @@ class Store:
             return _find_resource(connection, id_or_name)
 
     def create_resource(
-        self, model_id: str, *, name: str | None = None, max_inputs: int = 96, max_chars: int = 2048
+        self,
+        model_id: str,
+        *,
+        name: str | None = None,
+        max_inputs: int = MAX_INPUTS,
+        max_chars: int = MAX_CHARS,
     ) -> Resource:
         """Provision a model, with its limits per request: texts, and code points per text.
 
         Raises StoreError when the name is taken.
         """
         with self._writing() as connection:
-            if name is None:
-                name = _fresh_name(connection)
-            elif _look_up(connection, name):
+            if name is not None and _look_up(connection, name):
                 raise StoreError(f"there is a resource {name!r} already; choose another name.")
-            made = Resource(str(uuid.uuid4()), name, model_id, max_inputs, max_chars, datetime.now(UTC))
-            connection.execute(sa.insert(_resources), [_values(made)])
-        return made
+            return _insert_resource(connection, model_id, name, max_inputs, max_chars)
 
     def attach(self, resource_id: str, *, app: str, alias: str) -> Attachment:
         """Give a resource a name in an app; doing it twice is doing it once.
@@ -168,16 +171,31 @@ class Store:
         made = Attachment(app, alias, resource_id)
         with self._writing() as connection:
             _find_resource(connection, resource_id)
-            held = connection.scalar(
-                sa.select(_attachments.c.resource_id)
-                .where(_attachments.c.app == app)
-                .where(_attachments.c.alias == alias)
-            )
+            held = _held(connection, app, alias)
             if held is None:
                 connection.execute(sa.insert(_attachments), [_values(made)])
             elif held != resource_id:
                 raise StoreError(f"{alias} of app {app!r} stands for resource {held}; choose another alias.")
         return made
+
+    def attach_model(self, model_id: str, *, app: str, alias: str) -> Resource | None:
+        """Have a name in an app stand for a model, in one transaction; returns the resource that it stands for.
+
+        That is the one it has, if of this model; else one of this model, sooner one that is attached nowhere;
+        else a new one. None, and no change, where the name is free and every resource of the model goes by
+        other names. Raises StoreError when the name cannot be one.
+        """
+        check_app(app)
+        check_alias(alias)
+        with self._writing() as connection:
+            held = _held(connection, app, alias)
+            of_model = _free_first(connection, model_id)
+            if held is None and of_model and _is_attached(connection, of_model[0]):
+                return None
+            kept = [resource for resource in of_model if resource.id == held]
+            resource = (kept + of_model or [_insert_resource(connection, model_id)])[0]
+            _point(connection, Attachment(app, alias, resource.id))
+        return resource
 
     def attachments(self, app: str | None = None) -> tuple[Attachment, ...]:
         """List the attachments, of one app or of all, by app and alias."""
@@ -204,6 +222,13 @@ class Store:
             connection.execute(sa.insert(_keys), [_values(made)])
         return made, secret
 
+    def move_key(self, key_id: str, resource_id: str) -> Key:
+        """Make a key one for another resource, and for that only. Raises StoreError for an unknown one."""
+        with self._writing() as connection:
+            _find_resource(connection, resource_id)
+            connection.execute(sa.update(_keys).where(_keys.c.id == key_id).values(resource_id=resource_id))
+            return _find_key(connection, key_id)
+
     def revoke_key(self, key_id: str) -> Key:
         """Revoke a key for good; revoking it again changes nothing. Raises StoreError for an unknown one."""
         with self._writing() as connection:
@@ -213,10 +238,7 @@ class Store:
                 .where(_keys.c.revoked_at.is_(None))
                 .values(revoked_at=datetime.now(UTC))
             )
-            row = connection.execute(sa.select(_keys).where(_keys.c.id == key_id)).first()
-            if row is None:
-                raise StoreError(f"there is no key with the id {key_id!r}.")
-            return Key(**row._mapping)
+            return _find_key(connection, key_id)
 
     def keys(self) -> tuple[Key, ...]:
         """List the keys, revoked ones included, oldest first."""
@@ -316,6 +338,50 @@ def _find_resource(connection: sa.Connection, id_or_name: str) -> Resource:
         return found
     there = connection.scalars(sa.select(_resources.c.name).order_by(_resources.c.name)).all()
     raise StoreError(f"there is no resource {id_or_name!r}; there are: {', '.join(there) or 'none yet'}.")
+
+
+def _find_key(connection: sa.Connection, key_id: str) -> Key:
+    row = connection.execute(sa.select(_keys).where(_keys.c.id == key_id)).first()
+    if row is None:
+        raise StoreError(f"there is no key with the id {key_id!r}.")
+    return Key(**row._mapping)
+
+
+def _insert_resource(
+    connection: sa.Connection,
+    model_id: str,
+    name: str | None = None,
+    max_inputs: int = MAX_INPUTS,
+    max_chars: int = MAX_CHARS,
+) -> Resource:
+    name = _fresh_name(connection) if name is None else name
+    made = Resource(str(uuid.uuid4()), name, model_id, max_inputs, max_chars, datetime.now(UTC))
+    connection.execute(sa.insert(_resources), [_values(made)])
+    return made
+
+
+def _held(connection: sa.Connection, app: str, alias: str) -> str | None:
+    return connection.scalar(sa.select(_attachments.c.resource_id).where(_is_named(app, alias)))
+
+
+def _is_named(app: str, alias: str) -> sa.ColumnElement[bool]:
+    return sa.and_(_attachments.c.app == app, _attachments.c.alias == alias)
+
+
+def _point(connection: sa.Connection, wanted: Attachment) -> None:
+    connection.execute(sa.delete(_attachments).where(_is_named(wanted.app, wanted.alias)))
+    connection.execute(sa.insert(_attachments), [_values(wanted)])
+
+
+def _free_first(connection: sa.Connection, model_id: str) -> list[Resource]:
+    query = sa.select(_resources).where(_resources.c.model_id == model_id)
+    rows = connection.execute(query.order_by(_resources.c.created_at, _resources.c.id))
+    return sorted((Resource(**row._mapping) for row in rows), key=lambda each: _is_attached(connection, each))
+
+
+def _is_attached(connection: sa.Connection, resource: Resource) -> bool:
+    query = sa.select(_attachments.c.app).where(_attachments.c.resource_id == resource.id)
+    return connection.execute(query).first() is not None
 
 
 def _fresh_name(connection: sa.Connection) -> str:
