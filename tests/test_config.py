@@ -83,6 +83,7 @@ def test_every_setting_can_be_given_in_the_file(paths: Paths) -> None:
         queue_tokens = 3
         max_body_bytes = 4096
         body_seconds = 5
+        request_seconds = 7
         drain_seconds = 6
         log_format = "json"
         log_level = "debug"

@@ -8,23 +8,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar
-
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.routing import Match, Route
-from starlette.types import Receive, Scope, Send
+from typing import Any, TypeAlias, TypeVar
 
 from senryu import __version__, errors, metrics, openapi, pages
-from senryu.body import Body
 from senryu.config import Settings
 from senryu.dialects import heroku, listings
+from senryu.exchange import Exchange, Receive, Reply, Scope, Send
 from senryu.pipeline import Canary, Model, Pipeline
-from senryu.types import Timings
 
 logger = logging.getLogger("senryu.request")
 
@@ -46,24 +38,12 @@ INLINE_BYTES = 32 * 1024  # bodies up to this length are parsed on the event loo
 
 T = TypeVar("T")
 
-_REQUEST_ID = re.compile(r"[!-~]{1,128}")
+Endpoint: TypeAlias = Callable[[Exchange], Awaitable[Reply]]
 
 
 def status_of(error: Exception) -> int:
     """Return the status of an error: that of the nearest class above it that has one, else 500."""
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
-
-
-@dataclass(slots=True)
-class Exchange:
-    """One request and what is noted about it for its headers and its log line."""
-
-    request: Request
-    body: Body
-    id: str
-    timings: Timings
-    route: str = "-"
-    note: dict[str, Any] | None = None
 
 
 class App:
@@ -78,22 +58,20 @@ class App:
         self._command = command
         self._canaries = [Canary(model) for model in pipeline.models.values()]
         self._watcher: asyncio.Task[None] | None = None
-        self._routes = [
-            Route(path, endpoint, methods=[method])
-            for method, path, endpoint in (
-                ("POST", "/v1/embeddings", self.embeddings),
-                ("GET", "/v1/models", self.openai_models),
-                ("GET", "/v1/models/{id:path}", self.openai_model),
-                ("GET", "/available-models", self.available_models),
-                ("GET", "/models/{id}", self.resource),
-                ("GET", "/livez", self.livez),
-                ("GET", "/readyz", self.readyz),
-                ("GET", "/metrics", self.metrics),
-                ("GET", "/openapi.json", self.openapi),
-                ("GET", "/docs", self.docs),
-                ("GET", "/", self.home),
-            )
-        ]
+        # By path and method; a path that ends in a slash, but for the root, takes whatever follows it.
+        self._routes: dict[str, dict[str, Endpoint]] = {
+            "/v1/embeddings": {"POST": self.embeddings},
+            "/v1/models": {"GET": self.openai_models},
+            "/v1/models/": {"GET": self.openai_model},
+            "/available-models": {"GET": self.available_models},
+            "/models/": {"GET": self.resource},
+            "/livez": {"GET": self.livez},
+            "/readyz": {"GET": self.readyz},
+            "/metrics": {"GET": self.metrics},
+            "/openapi.json": {"GET": self.openapi},
+            "/docs": {"GET": self.docs},
+            "/": {"GET": self.home},
+        }
 
     # ---- life ------------------------------------------------------------------------------------------------
 
@@ -118,7 +96,7 @@ class App:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif scope["type"] == "http":
-            await self._exchange(Request(scope, receive), send)
+            await self._exchange(Exchange(scope, receive), send)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -134,84 +112,82 @@ class App:
 
     # ---- every request ---------------------------------------------------------------------------------------
 
-    async def _exchange(self, request: Request, send: Send) -> None:
+    async def _exchange(self, exchange: Exchange, send: Send) -> None:
         started = time.perf_counter()
-        given = request.headers.get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
-        exchange = Exchange(request, Body(request.headers, request.receive), request_id, Timings())
         try:
-            response = await self._endpoint(exchange)(exchange)
-        except ClientDisconnect:
+            reply = await self._endpoint(exchange)(exchange)
+        except errors.ClientGone:
             self._log(exchange, 499, started)
             return
         except asyncio.CancelledError:
             if not self.draining:
                 raise
-            late = errors.NotReady(
-                "The server is shutting down and could not finish this request in time.", 1
-            )
-            response = await self._failed(exchange, late)
+            late = "The server is shutting down and could not finish this request in time."
+            reply = await self._failed(exchange, errors.NotReady(late, 1))
         except Exception as error:
-            response = await self._failed(exchange, error)
-        response.headers["x-request-id"] = exchange.id
+            reply = await self._failed(exchange, error)
+        reply.headers["x-request-id"] = exchange.id
         if self.draining or not exchange.body.ended:
-            response.headers["connection"] = "close"
+            reply.headers["connection"] = "close"
         if stages := exchange.timings.stages:
-            timing = ", ".join(f"{name};dur={seconds * 1000:.3f}" for name, seconds in stages.items())
-            response.headers["server-timing"] = timing
-        await response(request.scope, request.receive, send)
-        self._log(exchange, response.status_code, started)
+            timing = ", ".join([f"{name};dur={seconds * 1000:.3f}" for name, seconds in stages.items()])
+            reply.headers["server-timing"] = timing
+        await reply.send(send)
+        self._log(exchange, reply.status, started)
 
-    def _endpoint(self, exchange: Exchange) -> Callable[[Exchange], Awaitable[Response]]:
+    def _endpoint(self, exchange: Exchange) -> Endpoint:
         """Find the route. Raises NotFound or MethodNotAllowed."""
-        scope = exchange.request.scope
-        allowed: list[str] = []
-        for route in self._routes:
-            match, child = route.matches(scope)
-            if match is Match.FULL:
-                scope.update(child)
-                exchange.route = route.path
-                endpoint: Callable[[Exchange], Awaitable[Response]] = route.endpoint
-                return endpoint
-            if match is Match.PARTIAL:
-                allowed += sorted(route.methods or ())
-        path = ascii(scope["path"][:200])
-        if allowed:
+        route = exchange.path
+        if route not in self._routes or (route.endswith("/") and route != "/"):
+            route, exchange.wanted = self._open_route(exchange.path)
+        methods = self._routes.get(route, {})
+        method = "GET" if exchange.method == "HEAD" else exchange.method
+        path = ascii(exchange.path[:200])
+        if not methods:
+            raise errors.NotFound(f"There is nothing at {path}. The paths are listed at {self._origin}/docs.")
+        if method not in methods:
+            allowed = ("GET", "HEAD") if "GET" in methods else tuple(methods)
             listed = ", ".join(allowed)
             raise errors.MethodNotAllowed(
-                f"{path} does not take {scope['method']}; it takes {listed}.", tuple(allowed)
+                f"{path} does not take {exchange.method}; it takes {listed}.", allowed
             )
-        raise errors.NotFound(f"There is nothing at {path}. The paths are listed at {self._origin}/docs.")
+        exchange.route = route + ("{id}" if exchange.wanted else "")
+        return methods[method]
 
-    async def _failed(self, exchange: Exchange, error: Exception) -> Response:
+    def _open_route(self, path: str) -> tuple[str, str]:
+        """Split a path into a route that ends in a slash and what follows; an empty route where there is none."""
+        for route in ("/v1/models/", "/models/"):
+            if path.startswith(route) and len(path) > len(route):
+                return route, path[len(route) :]
+        return "", ""
+
+    async def _failed(self, exchange: Exchange, error: Exception) -> Reply:
         """Turn an exception into an answer; what was not foreseen says nothing of itself to the caller."""
         status = status_of(error)
         message = str(error)
         if not isinstance(error, errors.SenryuError):
             logger.error("request %s failed", exchange.id, exc_info=error)
             message = f"An internal error. The log says more under the request id {exchange.id}."
-        response = _json(heroku.render_error(status, message), status)
+        reply = Reply(heroku.render_error(status, message), status)
         match error:
             case errors.BusyError():
-                response.headers["retry-after"] = str(error.retry_after)
+                reply.headers["retry-after"] = str(error.retry_after)
             case errors.MethodNotAllowed():
-                response.headers["allow"] = ", ".join(error.allowed)
+                reply.headers["allow"] = ", ".join(error.allowed)
             case errors.AuthenticationError():
-                response.headers["www-authenticate"] = "Bearer"
+                reply.headers["www-authenticate"] = "Bearer"
         # NOTE: a client that is still sending would not hear the answer, so the rest of its body is taken in first.
         if not self.draining and not isinstance(error, errors.BodyTimeout):
             await exchange.body.discard()
-        return response
+        return reply
 
     def _log(self, exchange: Exchange, status: int, started: float) -> None:
-        metrics.REQUESTS.labels(exchange.route, status).inc()
-        for name, seconds in exchange.timings.stages.items():
-            metrics.STAGE_SECONDS.labels(name).observe(seconds)
+        metrics.observe(exchange.route, status, exchange.timings.stages)
         level = logging.DEBUG if exchange.note is None and status < 400 else logging.INFO
         if logger.isEnabledFor(level):
             fields = {
                 "id": exchange.id,
-                "method": exchange.request.method,
+                "method": exchange.method,
                 "route": exchange.route,
                 "status": status,
                 "ms": round((time.perf_counter() - started) * 1000, 3),
@@ -222,11 +198,11 @@ class App:
 
     # ---- the API ---------------------------------------------------------------------------------------------
 
-    async def embeddings(self, exchange: Exchange) -> Response:
+    async def embeddings(self, exchange: Exchange) -> Reply:
         """POST /v1/embeddings."""
-        request, timings = exchange.request, exchange.timings
+        timings = exchange.timings
         started = time.perf_counter()
-        key = self.pipeline.admission.authenticate(request.headers.get("authorization"))
+        key = self.pipeline.admission.authenticate(exchange.header("authorization"))
         timings.stages["auth"] = time.perf_counter() - started
         body = await exchange.body.read(self._max_body_bytes(), self._settings.body_seconds)
         # NOTE: a body of megabytes can be made to parse for half a second, and the loop has others to serve.
@@ -235,7 +211,7 @@ class App:
         )
         result = await self._in_time(exchange, self.pipeline.embed(key, call.request, timings))
         started = time.perf_counter()
-        content = heroku.render(call, result, user_agent=request.headers.get("user-agent", ""))
+        content = heroku.render(call, result, user_agent=exchange.header("user-agent") or "")
         timings.stages["encode"] += time.perf_counter() - started
         exchange.note = {
             "key": key.id,
@@ -245,26 +221,24 @@ class App:
             "truncated": result.truncated,
             "unknown_tokens": result.unknown_tokens,
         }
-        response = _json(content)
-        response.headers["x-senryu-truncated"] = str(result.truncated)
-        response.headers["x-senryu-unknown-tokens"] = str(result.unknown_tokens)
-        response.headers["x-senryu-fingerprint"] = result.fingerprint
-        return response
+        reply = Reply(content)
+        reply.headers["x-senryu-truncated"] = str(result.truncated)
+        reply.headers["x-senryu-unknown-tokens"] = str(result.unknown_tokens)
+        reply.headers["x-senryu-fingerprint"] = result.fingerprint
+        return reply
 
     async def _in_time(self, exchange: Exchange, work: Coroutine[Any, Any, T]) -> T:
         """Await the work while its client is there and its time lasts; else cancel it, which frees its texts.
 
-        Raises ClientDisconnect, DeadlineExceeded.
+        Raises ClientGone, DeadlineExceeded.
         """
         try:
-            seconds = self._seconds(exchange.request)
+            seconds = self._seconds(exchange)
         except errors.InvalidRequest:
             work.close()
             raise
         task = asyncio.ensure_future(work)
-        gone = asyncio.ensure_future(
-            exchange.request.receive()
-        )  # the body has ended: only a disconnect can come
+        gone = asyncio.ensure_future(exchange.receive())  # the body has ended: only a disconnect can come
         gone.add_done_callback(lambda _: task.cancel())
         try:
             async with asyncio.timeout(seconds):
@@ -273,15 +247,15 @@ class App:
             raise errors.DeadlineExceeded(f"The texts were not computed within {seconds:g} s.", 1) from None
         except asyncio.CancelledError:
             if gone.done() and not gone.cancelled():
-                raise ClientDisconnect from None
+                raise errors.ClientGone from None
             raise
         finally:
             gone.cancel()
 
-    def _seconds(self, request: Request) -> float:
+    def _seconds(self, exchange: Exchange) -> float:
         """Return the time that a request is given: what it asks for, up to the server's maximum."""
         most = self._settings.request_seconds
-        asked = request.headers.get("x-request-timeout")
+        asked = exchange.header("x-request-timeout")
         if asked is None:
             return most
         if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", asked) or float(asked) <= 0:
@@ -293,63 +267,63 @@ class App:
     def _max_body_bytes(self) -> int:
         return self._settings.max_body_bytes or self.pipeline.admission.max_body_bytes()
 
-    async def available_models(self, exchange: Exchange) -> Response:
+    async def available_models(self, exchange: Exchange) -> Reply:
         """GET /available-models: what can be provisioned, for anybody."""
-        return _json(listings.available(self.pipeline.models.values()))
+        return Reply(listings.available(self.pipeline.models.values()))
 
-    async def resource(self, exchange: Exchange) -> Response:
+    async def resource(self, exchange: Exchange) -> Reply:
         """GET /models/{id}: a resource's state, by resource id or name."""
         admission = self.pipeline.admission
-        key = admission.authenticate(exchange.request.headers.get("authorization"))
-        wanted = exchange.request.path_params["id"]
+        key = admission.authenticate(exchange.header("authorization"))
+        wanted = exchange.wanted
         for resource in admission.resources(key):
             if wanted in (resource.id, resource.name):
                 model = self.pipeline.models[resource.model_id]
-                return _json(listings.resource(resource, model, self.pipeline.performance))
+                return Reply(listings.resource(resource, model, self.pipeline.performance))
         raise errors.NotFound(f"This key has no model resource {wanted[:100]!a}.")
 
-    async def openai_models(self, exchange: Exchange) -> Response:
+    async def openai_models(self, exchange: Exchange) -> Reply:
         """GET /v1/models: the models that the key may use."""
-        key = self.pipeline.admission.authenticate(exchange.request.headers.get("authorization"))
-        return _json(listings.openai_list(self.pipeline.admission.resources(key)))
+        key = self.pipeline.admission.authenticate(exchange.header("authorization"))
+        return Reply(listings.openai_list(self.pipeline.admission.resources(key)))
 
-    async def openai_model(self, exchange: Exchange) -> Response:
+    async def openai_model(self, exchange: Exchange) -> Reply:
         """GET /v1/models/{id}: one of them."""
-        key = self.pipeline.admission.authenticate(exchange.request.headers.get("authorization"))
-        wanted = exchange.request.path_params["id"]
-        return _json(listings.openai_model(wanted, self.pipeline.admission.resource_for(key, wanted)))
+        key = self.pipeline.admission.authenticate(exchange.header("authorization"))
+        wanted = exchange.wanted
+        return Reply(listings.openai_model(wanted, self.pipeline.admission.resource_for(key, wanted)))
 
     # ---- for operators and people ----------------------------------------------------------------------------
 
-    async def livez(self, exchange: Exchange) -> Response:
+    async def livez(self, exchange: Exchange) -> Reply:
         """GET /livez: the process answers."""
-        return _json(b'{"status":"ok"}')
+        return Reply(b'{"status":"ok"}')
 
-    async def readyz(self, exchange: Exchange) -> Response:
+    async def readyz(self, exchange: Exchange) -> Reply:
         """GET /readyz: the engines answer, and rightly."""
         if self.draining:
             raise errors.NotReady("The server is shutting down.", retry_after=1)
         for canary in self._canaries:
             await canary.check()
-        return _json(b'{"status":"ok"}')
+        return Reply(b'{"status":"ok"}')
 
-    async def metrics(self, exchange: Exchange) -> Response:
+    async def metrics(self, exchange: Exchange) -> Reply:
         """GET /metrics, in Prometheus' text format."""
-        return Response(metrics.exposition(), media_type=metrics.CONTENT_TYPE)
+        return Reply(metrics.exposition(), media_type=metrics.CONTENT_TYPE)
 
-    async def openapi(self, exchange: Exchange) -> Response:
+    async def openapi(self, exchange: Exchange) -> Reply:
         """GET /openapi.json."""
-        return _json(listings.dumps(self._document()))
+        return Reply(listings.dumps(self._document()))
 
-    async def docs(self, exchange: Exchange) -> Response:
+    async def docs(self, exchange: Exchange) -> Reply:
         """GET /docs: the same, for people."""
         return _page(pages.docs(self._document()))
 
-    async def home(self, exchange: Exchange) -> Response:
+    async def home(self, exchange: Exchange) -> Reply:
         """GET /: what runs, with a curl to paste."""
         model = next(iter(self.pipeline.models.values()))
         # NOTE: where the command lies on this machine is nobody else's business.
-        command = self._command if _is_local(exchange.request) else "senryu"
+        command = self._command if _is_local(exchange) else "senryu"
         return _page(pages.home(home_context(model, self._origin, command)))
 
     def _document(self) -> dict[str, Any]:
@@ -382,16 +356,12 @@ def curl(origin: str, model: str, command: str) -> str:
     )
 
 
-def _is_local(request: Request) -> bool:
+def _is_local(exchange: Exchange) -> bool:
     """Tell whether a person on this machine asks, and no proxy for somebody else."""
-    proxied = any(name in request.headers for name in ("forwarded", "x-forwarded-for", "via"))
-    return not proxied and request.client is not None and request.client.host in ("127.0.0.1", "::1")
+    proxied = any(exchange.header(name) for name in ("forwarded", "x-forwarded-for", "via"))
+    return not proxied and exchange.client in ("127.0.0.1", "::1")
 
 
-def _json(content: bytes, status: int = 200) -> Response:
-    return Response(content, status, media_type="application/json")
-
-
-def _page(html: str) -> Response:
+def _page(html: str) -> Reply:
     headers = {"content-security-policy": pages.CSP, "x-content-type-options": "nosniff"}
-    return Response(html, media_type="text/html", headers=headers)
+    return Reply(html.encode(), media_type="text/html; charset=utf-8", headers=headers)

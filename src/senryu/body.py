@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
 
-from starlette.datastructures import Headers
-from starlette.requests import ClientDisconnect
-from starlette.types import Receive
-
-from senryu.errors import BodyTimeout, BodyTooLarge
+from senryu.errors import BodyTimeout, BodyTooLarge, ClientGone
 
 DISCARD_BYTES = 64 << 20
 DISCARD_SECONDS = 5.0
@@ -17,15 +15,17 @@ DISCARD_SECONDS = 5.0
 class Body:
     """One request's body, taken from the server a piece at a time."""
 
-    def __init__(self, headers: Headers, receive: Receive) -> None:
+    def __init__(
+        self, headers: Mapping[bytes, bytes], receive: Callable[[], Awaitable[MutableMapping[str, Any]]]
+    ) -> None:
         self._receive = receive
-        self._declared = headers.get("content-length", "0")
-        self._waits_for_us = headers.get("expect", "").lower() == "100-continue"
+        self._declared = headers.get(b"content-length", b"0").decode("latin-1")
+        self._waits_for_us = headers.get(b"expect", b"").lower() == b"100-continue"
         #: Whether nothing more will come.
-        self.ended = self._declared == "0" and "transfer-encoding" not in headers
+        self.ended = self._declared == "0" and b"transfer-encoding" not in headers
 
     async def read(self, most: int, seconds: float) -> bytes:
-        """Return it whole. Raises BodyTooLarge, as early as the headers tell, BodyTimeout, ClientDisconnect."""
+        """Return it whole. Raises BodyTooLarge, as early as the headers tell, BodyTimeout, ClientGone."""
         if self._declared.isdecimal() and int(self._declared) > most:
             raise BodyTooLarge(f"The body has {self._declared} bytes; at most {most} are allowed.")
         pieces: list[bytes] = []
@@ -55,13 +55,13 @@ class Body:
             async with asyncio.timeout(DISCARD_SECONDS):
                 while not self.ended and taken <= DISCARD_BYTES:
                     taken += len(await self._next())
-        except (TimeoutError, ClientDisconnect):
+        except (TimeoutError, ClientGone):
             pass
 
     async def _next(self) -> bytes:
         message = await self._receive()
         if message["type"] == "http.disconnect":
-            raise ClientDisconnect
+            raise ClientGone
         self._waits_for_us = False
         self.ended = not message.get("more_body", False)
         piece: bytes = message.get("body", b"")

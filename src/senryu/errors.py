@@ -15,6 +15,7 @@ SenryuError
 │   ├── QueueFull           the queue's token bound is reached
 │   ├── NotReady            starting, draining, or the engine does not answer
 │   └── DeadlineExceeded    not computed in the time that the caller or the server allows
+├── ClientGone              the client hung up: there is nobody to answer
 ├── EngineError             the engine failed or returned a vector that is not finite
 └── SetupError              the operator's fault: shown as one line by the command, never on the wire
     ├── SettingError        a setting has a value that it cannot have
@@ -103,6 +104,10 @@ class NotReady(BusyError):
 
 class DeadlineExceeded(BusyError):
     """Raise when a request could not be computed in the time that it was given."""
+
+
+class ClientGone(SenryuError):
+    """Raise when the client hung up; nobody is answered."""
 
 
 class EngineError(SenryuError):

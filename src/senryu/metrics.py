@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
 
 __all__ = ["CONTENT_TYPE", "exposition"]
@@ -26,6 +28,23 @@ ENGINE_RATE = Gauge("senryu_engine_tokens_per_second", "Tokens that all engine s
 TOKENS_USEFUL = Counter("senryu_tokens_useful", "Tokens computed, padding left out.")
 TOKENS_COMPUTED = Counter("senryu_tokens_computed", "Tokens computed, padding included.")
 ENGINE_SECONDS = Counter("senryu_engine_seconds", "Seconds that engine streams spent computing.")
+
+
+# NOTE: kept by label values: looking a child up costs as much as counting.
+_requests: dict[tuple[str, int], Counter] = {}
+_stages: dict[str, Histogram] = {}
+
+
+def observe(route: str, status: int, stages: Mapping[str, float]) -> None:
+    """Count an answer and the seconds that its stages took."""
+    key = route, status
+    if key not in _requests:
+        _requests[key] = REQUESTS.labels(route, status)
+    _requests[key].inc()
+    for name, seconds in stages.items():
+        if name not in _stages:
+            _stages[name] = STAGE_SECONDS.labels(name)
+        _stages[name].observe(seconds)
 
 
 def exposition() -> bytes:
