@@ -19,10 +19,21 @@ PACKAGE = Path(__file__).parents[1] / "src" / "senryu"
 LAYERS = (
     {"senryu", "types", "errors"},
     {"config", "config_vars", "logs", "metrics"},
-    {"admission", "batcher", "encoders", "engine", "models", "outputs", "pull", "store", "tokenizer"},
+    {
+        "admission",
+        "batcher",
+        "encoders",
+        "engine",
+        "fairqueue",
+        "models",
+        "outputs",
+        "pull",
+        "store",
+        "tokenizer",
+    },
     {"pipeline"},
-    {"body", "dialects", "openapi", "pages"},
-    {"app"},
+    {"body", "dialects", "exchange", "openapi", "pages"},
+    {"app", "bench", "protocol"},
     {"server"},
     {"cli"},
     {"__main__"},
@@ -30,6 +41,8 @@ LAYERS = (
 # Neighbours of its own layer that a module may know besides, and why.
 NEIGHBOURS = {
     ("batcher", "engine"): "the protocol of what runs a batch",
+    ("batcher", "fairqueue"): "the order in which texts wait",
+    ("exchange", "body"): "an exchange has a body",
     ("engine", "encoders"): "an engine builds what an encoder describes",
     ("engine", "models"): "an engine is opened for one model",
     ("pull", "models"): "what to fetch, and its hashes",
@@ -38,6 +51,7 @@ NEIGHBOURS = {
 # Where a package from outside may be imported; the empty set means nowhere.
 OUTSIDE: dict[str, set[str]] = {
     "click": {"cli"},
+    "httptools": {"protocol"},
     "huggingface_hub": {"pull"},
     "openvino": {"engine"},
     "prometheus_client": {"metrics"},
@@ -47,7 +61,7 @@ OUTSIDE: dict[str, set[str]] = {
     "tomllib": {"config"},
     "torch": {"engine"},
     "transformers": set(),
-    "uvicorn": {"server"},
+    "uvicorn": {"protocol", "server"},
 }
 # Who may read what the process was started with: cli is the composition root and hands it to config.
 PROCESS_INPUTS = {name: {"config", "cli"} for name in ("os.environ", "os.environb", "os.getenv", "sys.argv")}

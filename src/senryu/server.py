@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -13,10 +15,12 @@ import uvicorn
 
 from senryu.app import App
 from senryu.errors import SettingError
+from senryu.protocol import GuardedProtocol
 
 # Longer than the idle time of common load balancers (60 s), so that they, not we, close an idle connection.
 KEEP_ALIVE_SECONDS = 75
 BACKLOG = 2048
+MOST_DESCRIPTORS = 1 << 20  # where the system sets no limit of its own
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -39,6 +43,26 @@ def origin(listening: socket.socket) -> str:
     return f"http://{host}:{port}"
 
 
+def raise_descriptor_limit() -> None:
+    """Let this process have as many connections as the system allows it, not the few that it begins with."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    if soft == resource.RLIM_INFINITY or soft >= most:
+        return
+    with contextlib.suppress(OSError, ValueError):  # macOS has a lower limit than the one it tells
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def _waiting(listening: socket.socket) -> list[socket.socket]:
+    """Accept every connection that is waiting."""
+    listening.setblocking(False)
+    accepted = []
+    with contextlib.suppress(OSError):
+        while True:
+            accepted.append(listening.accept()[0])
+    return accepted
+
+
 class Server(uvicorn.Server):
     """uvicorn, with a stop that finishes what is in flight and ends with status 0; a second signal ends at once."""
 
@@ -47,7 +71,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 loop="uvloop",
-                http="httptools",
+                http=GuardedProtocol,
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -64,9 +88,29 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and tell that requests are answered from now on."""
+        raise_descriptor_limit()
         await super().startup(sockets)
         if self.started:
             self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take in the connections that are waiting to be accepted, then stop listening and drain.
+
+        NOTE: closing a socket that listens resets those; a client that sees its connection opened counts on an answer.
+        """
+        loop = asyncio.get_running_loop()
+        accepted = [
+            loop.create_task(loop.connect_accepted_socket(self._protocol, connection))
+            for listening in sockets or []
+            for connection in _waiting(listening)
+        ]
+        await super().shutdown(sockets)
+        await asyncio.gather(*accepted, return_exceptions=True)
+
+    def _protocol(self) -> GuardedProtocol:
+        return GuardedProtocol(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -1,0 +1,120 @@
+"""Two instances behind a plain TCP proxy are restarted one after the other, and no request fails."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from server import Server
+
+KEY = "inf-" + "0123456789abcdef" * 3
+
+
+class Proxy:
+    """Sends each connection to the first backend that takes it; knows nothing of HTTP."""
+
+    def __init__(self) -> None:
+        self.backends: list[int] = []
+        self.port = 0
+        self._up = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+        self._thread.start()
+        assert self._up.wait(10)
+
+    async def _run(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        self._up.set()
+        await self._stop.wait()
+        server.close()
+        await asyncio.sleep(0.1)  # the last connections close
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for port in [*self.backends]:
+            try:
+                upstream = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                continue
+            await asyncio.gather(_copy(reader, upstream[1]), _copy(upstream[0], writer))
+            return
+        writer.close()
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        pass
+    finally:
+        writer.close()
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    running = Proxy()
+    yield running
+    running.stop()
+
+
+def test_no_request_fails_in_a_rolling_restart(proxy: Proxy, tiny_folder: Path, tmp_path: Path) -> None:
+    def start(name: str) -> Server:
+        return Server(tmp_path / name, tiny_folder, env={"SENRYU_KEY": KEY})
+
+    def port(server: Server) -> int:
+        return int(server.url.rsplit(":", 1)[1])
+
+    stop = threading.Event()
+    outcomes: list[str] = []
+
+    def client(number: int) -> None:
+        """Keep a connection as long as the server lets it, and never try again."""
+        connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=30)
+        while not stop.is_set():
+            body = json.dumps({"model": "tiny-four-prompts", "input": f"frog {number}"})
+            try:
+                connection.request("POST", "/v1/embeddings", body, {"Authorization": f"Bearer {KEY}"})
+                answer = connection.getresponse()
+                answer.read()
+                outcomes.append(str(answer.status))
+            except (OSError, http.client.HTTPException) as error:
+                outcomes.append(repr(error))
+                connection.close()
+            time.sleep(0.002 * (number % 3))
+        connection.close()
+
+    first, second = start("first"), start("second")
+    proxy.backends = [port(first), port(second)]
+    clients = [threading.Thread(target=client, args=(number,)) for number in range(8)]
+    for thread in clients:
+        thread.start()
+    time.sleep(0.5)
+    first.stop()
+    first = start("first")
+    proxy.backends = [port(first), port(second)]
+    time.sleep(0.5)
+    second.stop()
+    second = start("second")
+    proxy.backends = [port(first), port(second)]
+    time.sleep(0.5)
+    stop.set()
+    for thread in clients:
+        thread.join()
+    first.stop()
+    second.stop()
+    assert len(outcomes) > 100
+    assert set(outcomes) == {"200"}
