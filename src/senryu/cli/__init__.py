@@ -36,6 +36,7 @@ SUBCOMMANDS = {
     "pull": Lazy("senryu.cli.pull:pull", "Fetch a model's files and verify them."),
     "models": Lazy("senryu.cli.models:models", "List, inspect and call the provisioned models."),
     "config": Lazy("senryu.cli.config:config", "Show the config vars of an app: URL, key and model."),
+    "bench": Lazy("senryu.cli.bench:bench", "Measure this machine: tokens/s, latency, share of the peak."),
     "version": Lazy("senryu.cli.version:version", "Show the versions of Senryu and what it runs on."),
 }
 
