@@ -4,7 +4,7 @@
 PYTHON_OF_VENV := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format build check-wheel fidelity lock clean
+.PHONY: help serve test check format build check-wheel fidelity bench lock clean
 
 help:  ## List these targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,10 @@ check-wheel: build  ## Install the built wheel into an empty environment and run
 fidelity:  ## Score a running server on STSBenchmark and SciFact, every embedding type.
 	@scripts/venv dev
 	@exec $(PYTHON_OF_VENV) bench/fidelity.py $(ARGS)
+
+bench:  ## Measure Senryu beside other servers; writes bench/RESULTS.md. ARGS="--data DATA"
+	@scripts/venv serve
+	@exec $(PYTHON_OF_VENV) bench/compare.py $(ARGS)
 
 lock:  ## Resolve the pins in requirements/ again; ARGS=--upgrade moves them.
 	scripts/lock $(ARGS)
