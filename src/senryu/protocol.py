@@ -205,6 +205,9 @@ class GuardedProtocol(HttpToolsProtocol):
         RFC 9110 section 7.8: a server may ignore an upgrade. The parser cannot: it takes the body for a new protocol.
         """
         kept = [b"%b: %b\r\n" % field for field in self.headers if field[0] not in _UPGRADE_FIELDS]
+        if len(kept) == len(self.headers):
+            self._refuse(Refusal(400, "The request asks for an upgrade that cannot be ignored."))
+            return
         version = self.parser.get_http_version().encode()
         line = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)
         self._upgrading = False
