@@ -24,12 +24,22 @@ MOST_DESCRIPTORS = 1 << 20  # where the system sets no limit of its own
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Listen on an address. Raises SettingError saying what is in the way."""
+    """Take an address, to listen on once everything is ready. Raises SettingError saying what is in the way.
+
+    NOTE: until then connections are refused, which health checks understand; left waiting, they would hang.
+    """
     try:
         family, *_, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+        with contextlib.ExitStack() as on_failure:
+            taken = on_failure.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            taken.bind(address)
+            on_failure.pop_all()
+        return taken
     except OSError as error:
         raise SettingError(
             f"cannot listen on {host} port {port}: {error.strerror or error}. Choose another with --port or --host."
