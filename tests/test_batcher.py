@@ -295,3 +295,14 @@ def test_an_engine_that_loses_rows_is_an_error_and_not_a_silence() -> None:
                 await batcher.submit(texts(1))
 
     run(test)
+
+
+def test_a_canary_that_fails_leaves_the_queue_as_it_was() -> None:
+    async def test() -> None:
+        async with running(FakeEngine()) as batcher:
+            for _ in range(3):
+                with pytest.raises(EngineError):
+                    await batcher.submit(texts(POISON), reserved=True)
+            assert batcher.waiting_tokens == 0
+
+    run(test)

@@ -140,3 +140,13 @@ def test_reserved_jobs_run_before_all_others(  # the canary of /readyz
     (canary,) = made = jobs("", [8])
     queue.put_reserved(made)
     assert queue.take(BUDGET) == [canary]
+
+
+def test_a_reserved_job_that_is_dropped_after_it_ran_leaves_the_count_alone() -> None:
+    queue = FairQueue()
+    queue.put(jobs("key", [8]))
+    (canary,) = made = jobs("", [8])
+    queue.put_reserved(made)
+    assert queue.take(BUDGET) == [canary]
+    queue.drop(canary)
+    assert queue.tokens == 8

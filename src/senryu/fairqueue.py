@@ -121,7 +121,9 @@ class FairQueue:
     def take(self, budget: int) -> list[Job]:
         """Return the next batch: jobs of one bucket, at most `budget` tokens, at least one job if any waits."""
         if self._reserved:
-            return [self._reserved.popleft()]
+            first = self._reserved.popleft()
+            first.taken = True
+            return [first]
         heads = [(flow.clock, flow.turn, flow) for flow in self._flows.values() if flow.head()]
         if not heads:
             return []
