@@ -162,10 +162,10 @@ class App:
         return "", ""
 
     async def _failed(self, exchange: Exchange, error: Exception) -> Reply:
-        """Turn an exception into an answer; what was not foreseen says nothing of itself to the caller."""
+        """Turn an exception into an answer; a fault of ours says nothing of its insides to the caller."""
         status = status_of(error)
         message = str(error)
-        if not isinstance(error, errors.SenryuError):
+        if status == 500:
             logger.error("request %s failed", exchange.id, exc_info=error)
             message = f"An internal error. The log says more under the request id {exchange.id}."
         reply = Reply(heroku.render_error(status, message), status)

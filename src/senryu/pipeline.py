@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from senryu.errors import EngineError, InvalidRequest, NotReady
 from senryu.models import ModelSpec, file_hashes
 from senryu.tokenizer import Tokenizer
 from senryu.types import EmbedRequest, EmbedResult, Key, Task, Timings, Tokens, Truncate, Vectors
+
+logger = logging.getLogger(__name__)
 
 CANARY = "The frog jumps into the old pond."
 CANARY_SECONDS = 10.0
@@ -160,7 +163,8 @@ class Canary:
         try:
             vector = await self._model.batcher.submit(self._tokens, reserved=True)
         except EngineError as error:
-            raise NotReady(f"The engine fails: {error}", 10) from None
+            logger.warning("the canary text failed: %s", error)
+            raise NotReady("The engine fails on the canary text. The log says why.", 10) from None
         if self._expected is None:
             self._expected = vector
         if self._model.engine.reproducible and not np.array_equal(vector, self._expected):
