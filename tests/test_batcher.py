@@ -134,13 +134,13 @@ def test_a_request_with_a_failing_text_fails_and_leaves_nothing_behind() -> None
 def test_over_the_bound_is_refused_with_the_numbers_and_a_time() -> None:
     async def test() -> None:
         engine = FakeEngine()
-        async with running(engine, queue_tokens=40) as batcher:
+        async with running(engine, queue_tokens=30) as batcher:
             first = await held(engine, batcher)
             waiting = asyncio.create_task(batcher.submit(texts(*range(8))))
             await asyncio.sleep(0)
-            assert batcher.waiting_tokens == 32
+            assert batcher.waiting_tokens == 24
             with pytest.raises(
-                QueueFull, match="32 tokens are waiting, this request needs 12, and at most 40"
+                QueueFull, match="24 tokens are waiting, this request needs 9, and at most 30"
             ) as full:
                 await batcher.submit(texts(51, 52, 53))
             assert full.value.retry_after >= 1
@@ -177,7 +177,7 @@ def test_a_cancelled_request_frees_its_texts() -> None:
             await asyncio.sleep(0)
             gone.cancel()
             await asyncio.wait([gone])
-            assert batcher.waiting_tokens == 4
+            assert batcher.waiting_tokens == 3
             engine.open.set()
             await asyncio.gather(first, stays)
             assert engine.batches == [[99], [4]]
@@ -255,7 +255,7 @@ def test_identical_texts_of_one_key_are_computed_once() -> None:
                 for wanted, flow in (((1, 2, 1), "a"), ((2, 1), "a"), ((1,), "b"))
             ]
             await asyncio.sleep(0)
-            assert batcher.waiting_tokens == 3 * 4
+            assert batcher.waiting_tokens == 3 * 3
             engine.open.set()
             answers = await asyncio.gather(first, *waiting)
             assert [answer[:, 0].tolist() for answer in answers[1:]] == [[1, 2, 1], [2, 1], [1]]
@@ -276,7 +276,7 @@ def test_one_of_two_that_wait_for_a_text_may_hang_up() -> None:
             await asyncio.sleep(0)
             gone.cancel()
             await asyncio.wait([gone])
-            assert batcher.waiting_tokens == 4
+            assert batcher.waiting_tokens == 3
             engine.open.set()
             await asyncio.gather(first, stays)
             assert engine.batches == [[99], [1]]

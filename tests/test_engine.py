@@ -146,7 +146,7 @@ def test_a_bucket_is_never_shorter_than_its_text_and_grows_with_it(tiny_folder: 
     assert buckets == sorted(buckets)
 
 
-def test_memory_stays_bounded_over_800_shapes(default_spec: models.ModelSpec) -> None:
+def test_memory_stays_bounded_over_800_batches_of_any_shape(default_spec: models.ModelSpec) -> None:
     # In a process of its own: this one already holds other engines.
     code = (
         "import numpy as np, pathlib, random, sys\n"
@@ -154,10 +154,13 @@ def test_memory_stays_bounded_over_800_shapes(default_spec: models.ModelSpec) ->
         "from senryu.types import Batch\n"
         "spec = models.load_spec(pathlib.Path(sys.argv[1]))\n"
         "loaded = engine.load(spec, precision=engine.choose_precision('auto'), threads=2)\n"
+        "rng = random.Random(0)\n"
         "buckets = sorted({loaded.bucket(n) for n in range(1, 257)})\n"
-        "shapes = [(n, length) for length in buckets for n in range(1, 1 + 1024 // length)]\n"
-        "for n, length in random.Random(0).sample(shapes, 800):\n"
-        "    loaded.run(Batch(np.ones(n * length, np.int32), np.full(n, length, np.int32)))\n"
+        "for _ in range(800):\n"
+        "    bucket = rng.choice(buckets)\n"
+        "    n = rng.randint(1, 1024 // bucket)\n"
+        "    lengths = np.array([rng.randint(bucket - 15, bucket) for _ in range(n)], np.int32)\n"
+        "    loaded.run(Batch(np.ones(lengths.sum(), np.int32), lengths))\n"
         "print(next(l.split()[1] for l in open('/proc/self/status') if l.startswith('VmRSS')))\n"
     )
     if not Path("/proc/self/status").exists():

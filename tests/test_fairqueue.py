@@ -13,7 +13,7 @@ BUDGET = 64
 
 
 def jobs(flow: str, sizes: list[int]) -> list[Job]:
-    return [Job(Tokens(np.zeros(size, np.int32)), size, flow, []) for size in sizes]
+    return [Job(Tokens(np.zeros(size, np.int32)), -(-size // 16) * 16, flow, []) for size in sizes]
 
 
 def batches_until(queue: FairQueue, wanted: Job, most: int = 10_000) -> int:
@@ -31,7 +31,7 @@ def warmed(queue: FairQueue, backlog: list[tuple[str, list[int]]], batches: int)
         queue.take(BUDGET)
 
 
-Sizes = st.lists(st.sampled_from([4, 8, 16, 32, 48, 100]), min_size=1, max_size=30)
+Sizes = st.lists(st.sampled_from([4, 7, 8, 13, 16, 25, 32, 48, 100]), min_size=1, max_size=30)
 Backlog = st.lists(st.tuples(st.sampled_from("abcdef"), Sizes), max_size=20)
 
 
@@ -50,7 +50,7 @@ def test_everything_is_taken_once_in_batches_of_one_bucket_within_the_budget(
         queue.drop(job)
     taken: list[Job] = []
     while batch := queue.take(BUDGET):
-        assert len({job.size for job in batch}) == 1
+        assert len({job.bucket for job in batch}) == 1
         assert len(batch) == 1 or sum(job.size for job in batch) <= BUDGET
         taken += batch
     assert queue.tokens == 0

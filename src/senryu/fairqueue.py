@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from asyncio import Future
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -36,10 +37,15 @@ class Job:
     """One text to compute, and the places that wait for its vector."""
 
     tokens: Tokens
-    size: int  # tokens with padding: its bucket
+    bucket: int  # texts of one bucket may run together
     flow: str
     waiters: list[tuple[Submission, int]]
     taken: bool = False  # by a batch, or dropped
+
+    @property
+    def size(self) -> int:
+        """What it costs: its tokens."""
+        return len(self.tokens.ids)
 
     @property
     def identity(self) -> tuple[str, bytes]:
@@ -59,30 +65,30 @@ class _Flow:
 
     def head(self) -> _Entry | None:
         """Return the entry with the least tag, dropped ones forgotten."""
-        for size in list(self.buckets):
-            self._clean(size)
+        for bucket in list(self.buckets):
+            self._clean(bucket)
         return min((heap[0] for heap in self.buckets.values()), default=None)
 
-    def pop(self, size: int) -> Job | None:
-        """Take the least tag of a bucket."""
-        self._clean(size)
-        heap = self.buckets.get(size)
-        if not heap:
+    def pop(self, bucket: int, most: float = math.inf) -> Job | None:
+        """Take the least tag of a bucket, unless it costs more than `most`."""
+        self._clean(bucket)
+        heap = self.buckets.get(bucket)
+        if not heap or heap[0][2].size > most:
             return None
         tag, _, job = heapq.heappop(heap)
         job.taken = True
-        self.clock += size
+        self.clock += job.size
         # NOTE: never past a text that waits: what comes later must not be tagged as if that had been served.
         least = self.head()
         self.virtual = max(self.virtual, min(tag, least[0]) if least else tag)
         return job
 
-    def _clean(self, size: int) -> None:
-        heap = self.buckets.get(size, [])
+    def _clean(self, bucket: int) -> None:
+        heap = self.buckets.get(bucket, [])
         while heap and heap[0][2].taken:
             heapq.heappop(heap)
         if not heap:
-            self.buckets.pop(size, None)
+            self.buckets.pop(bucket, None)
 
 
 class FairQueue:
@@ -111,7 +117,7 @@ class FairQueue:
         tag = flow.virtual
         for job in jobs:
             tag += job.size
-            heapq.heappush(flow.buckets.setdefault(job.size, []), (tag, next(self._arrivals), job))
+            heapq.heappush(flow.buckets.setdefault(job.bucket, []), (tag, next(self._arrivals), job))
             self.tokens += job.size
 
     def put_reserved(self, jobs: Iterable[Job]) -> None:
@@ -132,26 +138,28 @@ class FairQueue:
         assert head is not None
         self._clock = max(self._clock, clock)
         leader.turn = next(self._turns)
-        size = head[2].size
-        jobs = self._fill(size, max(1, budget // size), leader)
-        self.tokens -= size * len(jobs)
+        jobs = self._fill(head[2].bucket, budget, leader)
+        self.tokens -= sum(job.size for job in jobs)
         self._forget_idle()
         return jobs
 
-    def _fill(self, size: int, count: int, leader: _Flow) -> list[Job]:
-        """Take up to `count` jobs of a bucket, each from the flow whose clock is furthest behind."""
-        first = leader.pop(size)
-        jobs = [first] if first else []
+    def _fill(self, bucket: int, budget: int, leader: _Flow) -> list[Job]:
+        """Take a job of the leader, then what fits, each from the flow whose clock is furthest behind."""
+        first = leader.pop(bucket)
+        assert first is not None
+        jobs = [first]
+        left = budget - first.size
         order = itertools.count()
-        flows = [(flow.clock, next(order), flow) for flow in self._flows.values() if size in flow.buckets]
+        flows = [(flow.clock, next(order), flow) for flow in self._flows.values() if bucket in flow.buckets]
         heapq.heapify(flows)
-        while flows and len(jobs) < count:
+        while flows and left > 0:
             _, _, flow = flows[0]
-            job = flow.pop(size)
+            job = flow.pop(bucket, most=left)
             if job is None:
                 heapq.heappop(flows)
                 continue
             jobs.append(job)
+            left -= job.size
             heapq.heapreplace(flows, (flow.clock, next(order), flow))
         return jobs
 
@@ -168,11 +176,11 @@ class FairQueue:
         if self._dropped > 1000:
             self._dropped = 0
             for flow in self._flows.values():
-                for size, heap in list(flow.buckets.items()):
+                for bucket, heap in list(flow.buckets.items()):
                     heap[:] = [entry for entry in heap if not entry[2].taken]
                     heapq.heapify(heap)
                     if not heap:
-                        del flow.buckets[size]
+                        del flow.buckets[bucket]
 
     def _forget_idle(self) -> None:
         """Forget flows that have nothing waiting and no debt."""

@@ -21,7 +21,7 @@ STAGE_SECONDS = Histogram(
     ("stage",),
     buckets=(0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10),
 )
-QUEUE_TOKENS = Gauge("senryu_queue_tokens", "Tokens waiting for the engine, padding included.")
+QUEUE_TOKENS = Gauge("senryu_queue_tokens", "Tokens waiting for the engine.")
 BATCH_TEXTS = Histogram("senryu_batch_texts", "Texts in a batch.", buckets=(1, 2, 4, 8, 16, 32, 64, 128))
 REJECTED = Counter("senryu_rejected_requests", "Requests refused because the queue was full.")
 ENGINE_RATE = Gauge("senryu_engine_tokens_per_second", "Tokens that all engine streams compute in a second.")

@@ -27,7 +27,11 @@ class Engine(Protocol):
     signature: str
 
     def bucket(self, length: int) -> int:
-        """Return the tokens that a text of `length` tokens occupies; texts of one bucket may share a batch."""
+        """Return the bucket of a text of `length` tokens, at least `length`; texts of one bucket may share a batch."""
+        ...
+
+    def computed(self, tokens: int) -> int:
+        """Return how many tokens a batch of `tokens` tokens is filled up to."""
         ...
 
     def run(self, batch: Batch) -> Vectors:

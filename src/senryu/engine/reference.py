@@ -82,6 +82,9 @@ class ReferenceEngine:
     def bucket(self, length: int) -> int:
         return length
 
+    def computed(self, tokens: int) -> int:
+        return tokens
+
     def run(self, batch: Batch) -> Vectors:
         texts = np.split(batch.input_ids, np.cumsum(batch.lengths)[:-1])
         rows = [self._pool(self._encode(NumpyOps(self._weights, ids))) for ids in texts]
