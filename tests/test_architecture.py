@@ -32,7 +32,7 @@ LAYERS = (
         "tokenizer",
     },
     {"pipeline"},
-    {"body", "dialects", "exchange", "openapi", "pages"},
+    {"body", "dialects", "exchange", "openapi", "pages", "transport"},
     {"app", "bench", "protocol"},
     {"server"},
     {"cli"},

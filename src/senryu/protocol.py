@@ -12,7 +12,7 @@ import resource
 import secrets
 from collections import deque
 from http import HTTPStatus
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -21,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from senryu import metrics
 from senryu.body import DISCARD_BYTES, DISCARD_SECONDS
 from senryu.dialects import heroku
+from senryu.transport import JoiningTransport
 
 logger = logging.getLogger("senryu.request")
 
@@ -92,8 +93,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a first byte."""
-        super().connection_made(transport)
-        self.flow = Flow(transport)
+        joining = cast(asyncio.Transport, JoiningTransport(transport, self.loop))
+        super().connection_made(joining)
+        self.flow = Flow(joining)
         self._close_in(self.head_seconds)
         if not self._warned:
             self._warn_if_descriptors_run_out()
