@@ -237,15 +237,12 @@ class App:
         except errors.InvalidRequest:
             work.close()
             raise
-        task = asyncio.current_task()
-        assert task is not None
-        # The body has ended, so only a disconnect can come.
-        gone = asyncio.ensure_future(exchange.receive())
-        working = True
-        gone.add_done_callback(lambda _: working and task.cancel())
+        task = asyncio.ensure_future(work)
+        gone = asyncio.ensure_future(exchange.receive())  # the body has ended: only a disconnect can come
+        gone.add_done_callback(lambda _: task.cancel())
         try:
             async with asyncio.timeout(seconds):
-                return await work
+                return await task
         except TimeoutError:
             raise errors.DeadlineExceeded(f"The texts were not computed within {seconds:g} s.", 1) from None
         except asyncio.CancelledError:
@@ -253,7 +250,6 @@ class App:
                 raise errors.ClientGone from None
             raise
         finally:
-            working = False
             gone.cancel()
 
     def _seconds(self, exchange: Exchange) -> float:
