@@ -151,6 +151,43 @@ def test_over_the_bound_is_refused_with_the_numbers_and_a_time() -> None:
     run(test)
 
 
+def test_a_key_with_little_waiting_is_let_in_where_another_has_filled_the_queue() -> None:
+    async def test() -> None:
+        engine = FakeEngine()
+        async with running(engine, queue_tokens=640) as batcher:
+            first = await held(engine, batcher)
+            many = asyncio.create_task(batcher.submit(texts(*range(100, 310)), flow="bulk"))
+            await asyncio.sleep(0)
+            assert batcher.waiting_tokens == 630
+            few = []
+            for n in range(3):
+                few.append(asyncio.create_task(batcher.submit(texts(n, n + 40), flow=f"key {n}")))
+                await asyncio.sleep(0)
+            assert batcher.waiting_tokens == 648
+            for flow in ("bulk", "key 0"):  # one has much waiting, the other has had its little
+                with pytest.raises(QueueFull):
+                    await batcher.submit(texts(20, 21, 22), flow=flow)
+            engine.open.set()
+            await asyncio.gather(first, many, *few)
+
+    run(test)
+
+
+def test_however_many_keys_the_queue_has_an_end() -> None:
+    async def test() -> None:
+        engine = FakeEngine()
+        async with running(engine, queue_tokens=640) as batcher:
+            first = await held(engine, batcher)
+            let_in = [asyncio.create_task(batcher.submit(texts(n), flow=f"key {n}")) for n in range(20, 320)]
+            await asyncio.sleep(0)
+            assert batcher.waiting_tokens == 798  # of at most 640 and a quarter
+            engine.open.set()
+            answers = await asyncio.gather(first, *let_in, return_exceptions=True)
+            assert sum(isinstance(answer, QueueFull) for answer in answers) == 300 - 798 // 3
+
+    run(test)
+
+
 def test_a_reserved_text_passes_a_full_queue() -> None:
     async def test() -> None:
         engine = FakeEngine()

@@ -32,6 +32,10 @@ MAX_BATCH_TOKENS = 1024
 # Full batches stay of one size while the rate trembles: an engine is faster at a shape that it has just run.
 BUDGET_STEP = 64
 
+# Of the queue's bound: what is kept free beyond it for flows that have little waiting, and what little is.
+RESERVED_SHARE = 1 / 4
+SMALL_SHARE = 1 / 64
+
 # The flow of texts that no key asked for.
 OWN_FLOW = ""
 
@@ -110,7 +114,7 @@ class Batcher:
             if reserved:
                 self._queue.put_reserved(jobs)
             else:
-                self._check_bound(sum(job.size for job in fresh.values()))
+                self.check_room(sum(job.size for job in fresh.values()), flow)
                 self._queue.put(list(fresh.values()))
             self._changed.notify(len(self._threads))
         self._under_way.update(fresh)
@@ -118,9 +122,14 @@ class Batcher:
             job.waiters.append((submission, row))
         return jobs
 
-    def _check_bound(self, needed: int) -> None:
+    def check_room(self, needed: int, flow: str = OWN_FLOW) -> None:
+        """Raise QueueFull where `needed` more tokens of a flow would not be let in."""
         waiting = self._queue.tokens
-        if waiting + needed <= self._queue_tokens:
+        bound = self._queue_tokens
+        # NOTE: or a key that fills the queue would have every other key refused.
+        if self._queue.tokens_of(flow) + needed <= bound * SMALL_SHARE:
+            bound += int(bound * RESERVED_SHARE)
+        if waiting + needed <= bound:
             return
         metrics.REJECTED.inc()
         if needed > self._queue_tokens:
@@ -132,7 +141,11 @@ class Batcher:
                 f"The queue is full: {waiting} tokens are waiting, this request needs {needed}, "
                 f"and at most {self._queue_tokens} may wait. Try again later."
             )
-        raise QueueFull(message, retry_after=max(1, math.ceil(waiting / (self._rate * len(self._threads)))))
+        raise QueueFull(message, self.retry_after())
+
+    def retry_after(self) -> int:
+        """Return the seconds until what waits now is computed, at least 1."""
+        return max(1, math.ceil(self._queue.tokens / (self._rate * len(self._threads))))
 
     def _abandon(self, submission: Submission, jobs: list[Job]) -> None:
         """Take a submission off its jobs, and jobs that nobody waits for any more off the queue."""

@@ -61,6 +61,7 @@ class _Flow:
     clock: float
     turn: int = 0  # when it last led a batch: the tie-break, so that equals take turns
     virtual: float = 0.0
+    tokens: int = 0  # that wait
     buckets: dict[int, list[_Entry]] = field(default_factory=dict)
 
     def head(self) -> _Entry | None:
@@ -118,7 +119,16 @@ class FairQueue:
         for job in jobs:
             tag += job.size
             heapq.heappush(flow.buckets.setdefault(job.bucket, []), (tag, next(self._arrivals), job))
-            self.tokens += job.size
+            self._count(job, 1)
+
+    def _count(self, job: Job, sign: int) -> None:
+        self.tokens += sign * job.size
+        self._flows[job.flow].tokens += sign * job.size
+
+    def tokens_of(self, name: str) -> int:
+        """Return the tokens of one flow that wait."""
+        flow = self._flows.get(name)
+        return flow.tokens if flow else 0
 
     def put_reserved(self, jobs: Iterable[Job]) -> None:
         """Add jobs that run before all others."""
@@ -139,7 +149,8 @@ class FairQueue:
         self._clock = max(self._clock, clock)
         leader.turn = next(self._turns)
         jobs = self._fill(head[2].bucket, budget, leader)
-        self.tokens -= sum(job.size for job in jobs)
+        for job in jobs:
+            self._count(job, -1)
         self._forget_idle()
         return jobs
 
@@ -171,7 +182,7 @@ class FairQueue:
         if job in self._reserved:
             self._reserved.remove(job)
             return
-        self.tokens -= job.size
+        self._count(job, -1)
         self._dropped += 1
         if self._dropped > 1000:
             self._dropped = 0
@@ -186,5 +197,5 @@ class FairQueue:
         """Forget flows that have nothing waiting and no debt."""
         if len(self._flows) > 64:
             for name, flow in list(self._flows.items()):
-                if not flow.buckets and flow.clock <= self._clock:
+                if not flow.tokens and flow.clock <= self._clock:
                     del self._flows[name]
