@@ -41,7 +41,7 @@ def test_a_fault_of_ours_is_told_to_the_log_and_not_to_the_caller(
     async def failing(exchange: Any) -> Any:
         raise fault
 
-    app._routes["/livez"] = {"GET": failing}
+    app.router.routes["/livez"] = {"GET": failing}
     sent: list[Any] = []
 
     async def send(message: Any) -> None:

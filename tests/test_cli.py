@@ -151,7 +151,16 @@ def nobody() -> str:
 
 def test_every_subcommand_has_help_with_an_example() -> None:
     found = dict(commands(main))
-    assert {"serve", "pull", "models", "models list", "models info", "models call", "config"} <= found.keys()
+    assert {
+        "serve",
+        "pull",
+        "models",
+        "models list",
+        "models create",
+        "models info",
+        "models call",
+        "config",
+    } <= found.keys()
     for name in ("", *found):
         text = shown(*name.split(), "--help")
         usage, *rest = text.splitlines()
@@ -365,10 +374,60 @@ def test_models_are_listed_as_json(paths: Paths, nobody: str) -> None:
             "model_id": "all-minilm-l6-v2",
             "max_inputs": 96,
             "max_chars": 2048,
+            "served_names": [],
             "created_at": made.created_at.isoformat(),
             "attachments": [{"app": "default", "alias": "EMBEDDING"}],
         }
     ]
+
+
+def test_a_created_resource_gets_a_key_and_config_vars_of_its_own(paths: Paths, nobody: str) -> None:
+    provision(paths, nobody)
+    result = run(
+        "models", "create", "sentence-transformers/all-MiniLM-L6-v2", "-a", "shop", "--served-name", "b/c"
+    )
+    assert result.exit_code == 0, result.output
+    values = config_vars.read(paths.config_vars, "shop")
+    assert sorted(values) == ["INFERENCE_KEY", "INFERENCE_MODEL_ID", "INFERENCE_URL"]
+    assert (values["INFERENCE_URL"], values["INFERENCE_MODEL_ID"]) == (nobody, "all-minilm-l6-v2")
+    assert values["INFERENCE_KEY"] not in result.output
+    assert "senryu config INFERENCE_KEY --app shop" in result.stderr
+    with Store.open(paths.database) as store:
+        made = next(found for found in store.resources() if found.served_names)
+        assert (made.served_names, made.model_id) == (("b/c",), "all-minilm-l6-v2")
+        assert [key.resource_id for key in store.keys()] == [made.id]
+    assert f"Answers To:        all-minilm-l6-v2, {made.name}, b/c\n" in result.stdout
+
+
+def test_the_first_resource_of_all_can_be_created(paths: Paths) -> None:
+    made = json.loads(run("models", "create", "all-minilm-l6-v2", "--as", "EMBEDDING", "--json").stdout)
+    assert made["attachments"] == [{"app": "default", "alias": "EMBEDDING"}]
+    assert config_vars.read(paths.config_vars, "default")["EMBEDDING_URL"] == "http://127.0.0.1:8080"
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--as", "EMBEDDING"], "has a resource EMBEDDING already"),
+        (["--as", "lower"], "alias 'lower' is not allowed"),
+        (["-a", "Shop"], "app 'Shop' is not allowed"),
+        (["--name", "mine"], "there is a resource 'mine' already"),
+        (["--served-name", "mine"], "there is a resource 'mine' already"),
+        (["--served-name", "a b"], "--served-name: ('a b',) is not allowed"),
+    ],
+)
+def test_what_cannot_be_created_leaves_nothing_behind(
+    paths: Paths, nobody: str, argv: list[str], says: str
+) -> None:
+    provision(paths, nobody)
+    with Store.open(paths.database) as store:
+        store.create_resource("m", name="mine")
+        before = store.resources(), store.attachments(), store.keys()
+    variables = config_vars.read(paths.config_vars, "default")
+    assert says in refused("models", "create", "all-minilm-l6-v2", *argv)
+    with Store.open(paths.database) as store:
+        assert (store.resources(), store.attachments(), store.keys()) == before
+    assert config_vars.read(paths.config_vars, "default") == variables
 
 
 def test_a_listing_of_nothing_says_what_to_run_and_makes_no_database(home: Path) -> None:
@@ -386,7 +445,7 @@ def test_the_models_that_can_be_served_are_listed(home: Path) -> None:
     assert {entry["pulled"] for entry in entries} == {False}
     for entry in catalog():
         (row,) = [line for line in text.splitlines() if line.startswith(f"{entry.id} ")]
-        for cell in (str(entry.dimensions), str(entry.max_tokens), entry.licence, *entry.languages, " no "):
+        for cell in (str(entry.dimensions), str(entry.max_tokens), entry.licence or "unknown", " no "):
             assert cell in row
 
 

@@ -78,6 +78,7 @@ def test_every_setting_can_be_given_in_the_file(paths: Paths) -> None:
         port = 1
         public_url = "https://embed.example.com/"
         model = "/models/mine"
+        served_names = ["a", "b/c"]
         precision = "f32"
         threads = 2
         queue_tokens = 3
@@ -94,6 +95,22 @@ def test_every_setting_can_be_given_in_the_file(paths: Paths) -> None:
     assert [s.name for s in SETTINGS if getattr(given, s.name) == getattr(defaults, s.name)] == []
     assert given.public_url == "https://embed.example.com"
     assert given.threads == 2
+    assert given.served_names == ("a", "b/c")
+
+
+@pytest.mark.parametrize(
+    "given", [{"argv": {"served_names": ("a", "b/c")}}, {"environ": {"SENRYU_SERVED_NAMES": "a,b/c"}}]
+)
+def test_several_names_are_given_one_by_one_or_with_commas(paths: Paths, given: dict[str, Any]) -> None:
+    assert load(paths, **given).served_names == ("a", "b/c")
+
+
+@pytest.mark.parametrize("value", ["a b", "a,,b", "ä", "x" * 201])
+def test_a_name_that_cannot_be_sent_is_refused(paths: Paths, value: str) -> None:
+    with pytest.raises(SettingError, match=r"^SENRYU_SERVED_NAMES: .* takes names of 1 to 200"):
+        load(paths, environ={"SENRYU_SERVED_NAMES": value})
+    with pytest.raises(SettingError, match=r"^--served-name: "):
+        load(paths, {"served_names": (value,)})
 
 
 BAD = [

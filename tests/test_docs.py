@@ -14,7 +14,7 @@ import pytest
 
 from senryu import outputs
 from senryu.cli.serve import serve
-from senryu.config import Paths, Settings
+from senryu.config import Paths, Settings, option
 from senryu.openapi import answers, document
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -69,16 +69,15 @@ def what_it_takes(setting: Field[Any]) -> str:
 def test_a_setting_is_documented_as_it_is(setting: Field[Any]) -> None:
     text = section(SETTINGS, f"### `{setting.name}`")
     assert listed(text, "Takes") == what_it_takes(setting)
-    assert listed(text, "Default") == ("none" if setting.default is None else str(setting.default))
+    assert listed(text, "Default") == ("none" if setting.default in (None, ()) else str(setting.default))
     assert listed(text, "Environment") == ", ".join(setting.metadata["env"])
 
 
 @pytest.mark.parametrize("setting", EVERY_SETTING, ids=lambda setting: setting.name)
 def test_the_option_of_a_setting_is_documented_if_there_is_one(setting: Field[Any]) -> None:
     options = {option for parameter in serve.params for option in parameter.opts}
-    option = "--" + setting.name.replace("_", "-")
     documented = listed(section(SETTINGS, f"### `{setting.name}`"), "Option")
-    assert documented == (option if option in options else "none")
+    assert documented == (option(setting) if option(setting) in options else "none")
 
 
 def test_no_setting_is_documented_that_is_not_there() -> None:
@@ -124,6 +123,20 @@ def test_every_request_field_is_documented_with_its_default_and_choices() -> Non
             assert default == (given["default"] if isinstance(given["default"], str) else "false")
         for choice in given.get("enum", given.get("anyOf", [{}])[0].get("enum", [])):
             assert choice is None or choice in values
+
+
+def test_every_field_of_coheres_request_is_documented_with_its_choices() -> None:
+    documented = table(section(API, "## As Cohere does"))
+    described = DOCUMENT["components"]["schemas"]["CohereV2Request"]
+    assert set(documented) == set(described["properties"])
+    for name, given in described["properties"].items():
+        kind, values, default = documented[name]
+        assert ("required" in kind) is (name in described["required"])
+        for choice in given.get("enum") or given.get("items", {}).get("enum", []):
+            assert choice is None or choice in values
+        if given.get("default") is not None:
+            written = given["default"] if isinstance(given["default"], str) else json.dumps(given["default"])
+            assert default == written
 
 
 def test_every_answer_field_is_documented() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,13 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from senryu import app, outputs
 from senryu.config import Paths
-from senryu.dialects import heroku
-from senryu.errors import InvalidRequest
+from senryu.dialects import Dialect, Fault, cohere, heroku, openai
+from senryu.errors import AuthorizationError, InvalidRequest, MethodNotAllowed, ModelNotFound
 from senryu.openapi import answers, document, examples
+from senryu.openapi import cohere as openapi_cohere
+from senryu.openapi.words import OPENAI_MAX_INPUTS, OPENAI_MAX_TOKENS
 from senryu.store import Store
-from senryu.types import EmbedResult, OutputType
+from senryu.types import EmbedResult, Limits, OutputType
 from server import Server
 
 DOCUMENT = document(server_url="http://127.0.0.1:8080", models=("all-minilm-l6-v2", "another"))
@@ -125,6 +127,21 @@ BODIES: list[dict[str, Any]] = [
     {**BODY, "input": ""},
     {**BODY, "input": ["a", ""]},
     {**BODY, "input": ["a", None]},
+    *(
+        {**BODY, "input": value}
+        for value in (
+            [5],
+            [5, "a"],
+            ["a", 5],
+            [[5], [6, 7]],
+            [[5], []],
+            [[5], 6],
+            [[5], "a"],
+            [[5.5]],
+            [[-1]],
+            [-1],
+        )
+    ),
     {**BODY, "model": ""},
     {**BODY, "unknown": 1},
     {**BODY, "unknown": 1, "allow_ignored_params": False},
@@ -134,9 +151,9 @@ BODIES: list[dict[str, Any]] = [
 ]
 
 
-def accepted(body: dict[str, Any]) -> bool:
+def accepted(body: dict[str, Any], parse: Callable[[bytes], Any] = heroku.parse) -> bool:
     try:
-        heroku.parse(json.dumps(body).encode())
+        parse(json.dumps(body).encode())
     except InvalidRequest:
         return False
     return True
@@ -145,10 +162,91 @@ def accepted(body: dict[str, Any]) -> bool:
 @pytest.mark.parametrize("body", BODIES, ids=json.dumps)
 def test_the_schema_accepts_what_the_server_accepts(body: dict[str, Any]) -> None:
     assert validator(schema("EmbeddingRequest")).is_valid(body) is accepted(body)
+    assert validator(schema("OpenAIEmbeddingRequest")).is_valid(body) is accepted(body, openai.parse)
+
+
+COHERE = {"model": "m", "texts": ["hello world"], "input_type": "search_query"}
+VALUES: tuple[Any, ...] = (
+    None,
+    7,
+    0,
+    -1,
+    1000,
+    True,
+    "x",
+    "NONE",
+    "clustering",
+    "image",
+    [],
+    ["a"],
+    ["int8"],
+    [""],
+)
+VALUES += (
+    ["float", "base64"],
+    ["float", None],
+    {},
+    [{"content": [{"type": "text", "text": "a"}]}],
+    [{"content": []}],
+)
+VALUES += (
+    [{"content": [{"type": "text", "text": ""}]}],
+    [{"content": [{"type": "image_url"}]}],
+    [{"texts": ["a"]}],
+)
+VALUES += (
+    [{"content": [{"type": "text", "text": "a", "more": 1}]}],
+    ["data:image/png;base64,AA=="],
+    1.5,
+    [1],
+)
+COHERE_BODIES: list[dict[str, Any]] = [
+    COHERE,
+    *({**COHERE, name: value} for name in (*cohere.V2_FIELDS, "unknown") for value in VALUES),
+    *({name: value for name, value in COHERE.items() if name != missing} for missing in COHERE),
+    *({"model": "m", "input_type": "clustering", "texts": None, "inputs": value} for value in VALUES),
+]
+
+
+@pytest.mark.parametrize(("version", "parse"), [(1, cohere.parse_v1), (2, cohere.parse_v2)])
+def test_coheres_schema_accepts_what_the_server_accepts(version: int, parse: Callable[[bytes], Any]) -> None:
+    described = validator(schema(f"CohereV{version}Request"))
+    verdicts = {True: 0, False: 0}
+    for body in COHERE_BODIES:
+        assert described.is_valid(body) is accepted(body, parse), body
+        verdicts[described.is_valid(body)] += 1
+    assert min(verdicts.values()) > 10
+
+
+def test_the_schemas_know_the_fields_that_coheres_dialect_knows() -> None:
+    schemas = DOCUMENT["components"]["schemas"]
+    assert set(schemas["CohereV1Request"]["properties"]) == set(cohere.V1_FIELDS)
+    assert set(schemas["CohereV2Request"]["properties"]) == set(cohere.V2_FIELDS)
+    assert list(cohere.EMBEDDING_TYPES) == openapi_cohere.EMBEDDING_TYPES
+    assert Limits(OPENAI_MAX_INPUTS, OPENAI_MAX_TOKENS) == openai.LIMITS
+
+
+@pytest.mark.parametrize("wanted", [None, ["float"], list(cohere.EMBEDDING_TYPES)])
+@pytest.mark.parametrize(("version", "parse"), [(1, cohere.parse_v1), (2, cohere.parse_v2)])
+def test_every_form_of_coheres_answer_fits_its_schema(
+    version: int, parse: Callable[[bytes], cohere.Call], wanted: list[str] | None
+) -> None:
+    call = parse(json.dumps({**COHERE, "embedding_types": wanted}).encode())
+    vectors = np.random.default_rng(0).standard_normal((1, 32)).astype(np.float32)
+    codes = outputs.encode(vectors, None, call.request.output_types)
+    answer = json.loads(cohere.render(call, EmbedResult("m", codes, 4, 0, 0, "f"), request_id="r"))
+    validator(schema(f"CohereV{version}Response")).validate(answer)
+    assert isinstance(answer["embeddings"], list) is (version == 1 and wanted is None)
 
 
 def test_the_schema_knows_the_fields_that_the_server_knows() -> None:
     assert set(DOCUMENT["components"]["schemas"]["EmbeddingRequest"]["properties"]) == set(heroku.FIELDS)
+
+
+def test_openais_limits_are_described() -> None:
+    described = validator(schema("OpenAIEmbeddingRequest"))
+    assert described.is_valid({**BODY, "input": ["a" * 5000] * 2048})
+    assert not described.is_valid({**BODY, "input": ["a"] * 2049})
 
 
 @pytest.mark.parametrize(("count", "length"), [(1, 2048), (96, 1), (97, 1), (1, 2049)])
@@ -181,13 +279,34 @@ def test_an_example_of_an_error_is_what_the_server_writes(status: str) -> None:
     assert content["examples"]["answer"]["value"] == written
 
 
+RAISED = {
+    "400": InvalidRequest("", "input"),
+    "403": AuthorizationError(),
+    "404": ModelNotFound(),
+    "405": MethodNotAllowed("", ()),
+}
+
+
+@pytest.mark.parametrize("status", answers.FAILURES)
+@pytest.mark.parametrize(("name", "dialect"), [("openai", openai.DIALECT), ("cohere", cohere.V2)])
+def test_an_example_of_another_dialects_error_is_what_the_server_writes(
+    name: str, dialect: Dialect, status: str
+) -> None:
+    content = DOCUMENT["components"]["responses"][f"{name}-{status}"]["content"]["application/json"]
+    shown = content["examples"]["answer"]["value"]
+    message = shown.get("message") or shown["error"]["message"]
+    request_id = str(answers.HEADERS["x-request-id"][2])
+    fault = Fault(int(status), message, RAISED.get(status, Exception()), request_id)
+    assert json.loads(dialect.render_error(fault)) == shown
+
+
 # ---- true to a running server --------------------------------------------------------------------
 
 GETS = [path for method, path, _ in operations() if method == "get"]
 
 
 def fill(path: str, server: Server) -> str:
-    return path.replace("{id}", server.model_id if path.startswith("/v1/") else resource_name(server))
+    return path.replace("{id}", server.model_id if "/v1/" in path else resource_name(server))
 
 
 def resource_name(server: Server) -> str:
@@ -222,10 +341,34 @@ def test_a_route_has_no_other_method_than_the_described_ones(path: str, tiny_ser
     described = {method.upper() for method in DOCUMENT["paths"][path]}
     assert answer.status == 405
     assert set(answer.headers["allow"].split(", ")) - {"HEAD"} == described
-    validator(schema("Error")).validate(answer.json())
+    (operation,) = DOCUMENT["paths"][path].values()
+    validator(refusal(operation, "405")).validate(answer.json())
 
 
-def test_an_embedding_answers_as_described(tiny_server: Server) -> None:
+def refusal(operation: dict[str, Any], status: str) -> Any:
+    """Return the schema of a refusal of a route."""
+    name = operation["responses"][status]["$ref"].rsplit("/", 1)[1]
+    return DOCUMENT["components"]["responses"][name]["content"]["application/json"]["schema"]
+
+
+POSTS = [path for method, path, _ in operations() if method == "post"]
+
+
+@pytest.mark.parametrize("path", POSTS)
+def test_an_embedding_answers_as_described(path: str, tiny_server: Server) -> None:
+    operation = DOCUMENT["paths"][path]["post"]
+    described = operation["responses"]["200"]
+    for example in operation["requestBody"]["content"]["application/json"]["examples"].values():
+        answer = tiny_server.post({**example["value"], "model": tiny_server.model_id}, path)
+        assert answer.status == 200, answer.body
+        assert set(described["headers"]) <= {name.lower() for name in answer.headers}
+        validator(described["content"]["application/json"]["schema"]).validate(answer.json())
+    refused = tiny_server.post({"model": tiny_server.model_id}, path)
+    assert refused.status == 400
+    validator(refusal(operation, "400")).validate(refused.json())
+
+
+def test_several_texts_answer_as_described(tiny_server: Server) -> None:
     answer = tiny_server.embed(["hello world", "the old pond"])
     described = DOCUMENT["paths"]["/v1/embeddings"]["post"]["responses"]["200"]
     assert answer.status == 200

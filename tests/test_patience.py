@@ -7,6 +7,8 @@ import re
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -15,12 +17,16 @@ from tiny import make_model
 
 
 @pytest.fixture(scope="module")
-def slow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that takes seconds for 96 long texts: a model of many layers, one thread."""
-    folder = make_model(
+def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of many layers, that takes seconds for 96 long texts on one thread."""
+    return make_model(
         tmp_path_factory.mktemp("slow") / "slow", layers=40, hidden=256, heads=4, max_seq_length=256
     )
-    with Server(tmp_path_factory.mktemp("home") / "home", folder, args=["--threads", "1"]) as server:
+
+
+@pytest.fixture(scope="module")
+def slow_server(slow_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(tmp_path_factory.mktemp("home") / "home", slow_model, args=["--threads", "1"]) as server:
         yield server
 
 
@@ -95,3 +101,19 @@ def test_a_small_request_overtakes_a_bulk_of_the_same_key(slow_server: Server) -
         assert slow_server.embed("frog").status == 200
         with pytest.raises(BlockingIOError):  # the bulk is not answered yet
             connection.recv(1)
+
+
+def test_a_request_that_finds_the_queue_full_is_refused_before_it_is_tokenised(
+    slow_model: Path, tmp_path: Path
+) -> None:
+    options = ["--threads", "1", "--queue-tokens", "30000"]
+    with Server(tmp_path / "home", slow_model, args=options) as server, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(server.post, {"model": server.model_id, "input": bulk(0)})
+        while metric(server, "senryu_queue_tokens") < 15_000:
+            time.sleep(0.01)
+        refused = server.post({"model": server.model_id, "input": bulk(1)})
+        assert refused.status == 429
+        assert "needs about" in refused.json()["error"]["message"]
+        assert 1 <= int(refused.headers["retry-after"]) <= 600
+        assert server.embed("frog").status == 200
+        assert first.result().status == 200

@@ -35,20 +35,23 @@ def watched(code: list[str], home: Path, tmp_path: Path) -> dict[str, list[str]]
     """Run Python with every connection, name look-up and written file recorded, in a new HOME, without CI."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(RECORDER)
-    reading, writing = os.pipe()
+    report = tmp_path / "report"  # no pipe: it holds 64 KiB, and nobody reads it before the process ends
     variables = {name: value for name, value in environment(home).items() if name != "CI"}
-    variables |= {"HOME": str(home), "PYTHONPATH": str(tmp_path / "site"), "REPORT_FD": str(writing)}
-    done = subprocess.run(
-        [sys.executable, *code],
-        env=variables,
-        pass_fds=(writing,),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    os.close(writing)
-    with os.fdopen(reading) as report:
-        lines = report.readlines()
+    with report.open("wb") as writing:
+        variables |= {
+            "HOME": str(home),
+            "PYTHONPATH": str(tmp_path / "site"),
+            "REPORT_FD": str(writing.fileno()),
+        }
+        done = subprocess.run(
+            [sys.executable, *code],
+            env=variables,
+            pass_fds=(writing.fileno(),),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    lines = report.read_text().splitlines()
     assert done.returncode == 0, done.stderr
     # A process that the first one started would have reported too.
     assert len(lines) == 1

@@ -21,7 +21,9 @@ import sqlalchemy as sa
 
 import senryu.store
 from senryu.errors import StoreError
-from senryu.store import Attachment, Store, digest
+from senryu.store import Attachment, Store, digest, tables
+
+LATEST = len(senryu.store.MIGRATIONS)
 
 
 @pytest.fixture
@@ -54,6 +56,25 @@ def test_a_resource_is_found_by_id_and_by_name_with_its_limits(store: Store) -> 
 def test_the_limits_default_to_the_contracts(store: Store) -> None:
     made = store.create_resource("m")
     assert (made.max_inputs, made.max_chars) == (96, 2048)
+
+
+def test_a_resource_keeps_the_names_that_it_is_served_under(store: Store) -> None:
+    made = store.create_resource("m", served=["cohere-embed-multilingual", "b/c", "b/c"])
+    assert made.served_names == ("b/c", "cohere-embed-multilingual")
+    assert store.resource(made.id) == made
+    assert store.resources() == (made,)
+
+
+@pytest.mark.parametrize("given", [{"name": "taken"}, {"served": ["free", "taken"]}])
+@pytest.mark.parametrize("held", [{"name": "taken"}, {"served": ["taken"]}])
+def test_a_served_name_stands_for_one_resource(
+    store: Store, held: dict[str, Any], given: dict[str, Any]
+) -> None:
+    first = store.create_resource("m", **held)
+    with pytest.raises(StoreError, match="'taken' already"):
+        store.create_resource("m", **given)
+    assert store.resources() == (first,)
+    assert store.create_resource("m", served=["free"]).served_names == ("free",)
 
 
 def test_a_resource_gets_a_name_like_an_add_ons_and_each_its_own(store: Store) -> None:
@@ -410,13 +431,15 @@ def test_a_database_lost_while_open_is_an_error_of_one_line(store: Store, path: 
 
 
 def test_a_newer_database_is_refused_and_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def m003_of_the_future(connection: sa.Connection) -> None:
+    def m_of_the_future(connection: sa.Connection) -> None:
         connection.execute(sa.text("CREATE TABLE future (id INTEGER)"))
 
     with monkeypatch.context() as patch:
-        patch.setattr(senryu.store, "MIGRATIONS", (*senryu.store.MIGRATIONS, m003_of_the_future))
+        patch.setattr(senryu.store, "MIGRATIONS", (*senryu.store.MIGRATIONS, m_of_the_future))
         Store.open(path).close()
-    with pytest.raises(StoreError, match=r"has schema 3, .* up to 2: a newer Senryu wrote it") as error:
+    with pytest.raises(
+        StoreError, match=rf"has schema {LATEST + 1}, .* up to {LATEST}: a newer Senryu wrote it"
+    ) as error:
         Store.open(path)
     assert str(path) in one_line(error)
 
@@ -424,33 +447,33 @@ def test_a_newer_database_is_refused_and_says_so(path: Path, monkeypatch: pytest
 def test_an_older_database_is_brought_up_and_keeps_its_rows(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def m003_add_note(connection: sa.Connection) -> None:
+    def m_add_note(connection: sa.Connection) -> None:
         connection.execute(sa.text("ALTER TABLE resources ADD COLUMN note TEXT"))
 
     with Store.open(path) as store:
         made = store.create_resource("m")
-    monkeypatch.setattr(senryu.store, "MIGRATIONS", (*senryu.store.MIGRATIONS, m003_add_note))
+    monkeypatch.setattr(senryu.store, "MIGRATIONS", (*senryu.store.MIGRATIONS, m_add_note))
     for _ in range(2):
         with Store.open(path) as store:
             assert store.resource(made.id) == made
-    assert applied(path)[-1] == (3, "m003_add_note")
-    assert len(applied(path)) == 3
+    assert applied(path)[-1] == (LATEST + 1, "m_add_note")
+    assert len(applied(path)) == LATEST + 1
 
 
 def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def m003_fails_midway(connection: sa.Connection) -> None:
+    def m_fails_midway(connection: sa.Connection) -> None:
         connection.execute(sa.text("CREATE TABLE half (id INTEGER)"))
         connection.execute(sa.text("CREATE TABLE half (id INTEGER)"))
 
     with Store.open(path) as store:
         made = store.create_resource("m")
     with monkeypatch.context() as patch:
-        patch.setattr(senryu.store, "MIGRATIONS", (*senryu.store.MIGRATIONS, m003_fails_midway))
+        patch.setattr(senryu.store, "MIGRATIONS", (*senryu.store.MIGRATIONS, m_fails_midway))
         with pytest.raises(StoreError, match="table half already exists"):
             Store.open(path)
     with Store.open(path) as store:
         assert store.resource(made.id) == made
-    assert len(applied(path)) == 2
+    assert len(applied(path)) == LATEST
 
 
 def applied(path: Path) -> list[tuple[int, str]]:
@@ -464,13 +487,16 @@ def test_the_columns_that_queries_name_are_the_schemas(store: Store, path: Path)
     engine = sa.create_engine(f"sqlite:///{path}")
     found = sa.inspect(engine)
     for table in (
-        senryu.store._resources,
-        senryu.store._attachments,
-        senryu.store._keys,
-        senryu.store._revision,
+        tables.resources,
+        tables.attachments,
+        tables.keys,
+        tables.served_names,
+        tables.revision,
     ):
         assert [column["name"] for column in found.get_columns(table.name)] == table.c.keys()
-    assert set(found.get_table_names()) == {"attachments", "keys", "migrations", "resources", "revision"}
+    assert set(found.get_table_names()) == {
+        *("attachments", "keys", "migrations", "resources", "revision", "served_names")
+    }
     engine.dispose()
 
 
@@ -480,7 +506,7 @@ def test_the_database_itself_keeps_keys_to_resources_that_exist(store: Store) ->
         pytest.raises(StoreError, match="FOREIGN KEY"),
         store._writing() as connection,
     ):
-        connection.execute(sa.update(senryu.store._keys).values(resource_id="nowhere"))
+        connection.execute(sa.update(tables.keys).values(resource_id="nowhere"))
     assert store.keys() == (key,)
 
 
@@ -494,7 +520,7 @@ def test_the_schema_can_be_said_to_postgresql() -> None:
     for migrate in senryu.store.MIGRATIONS:
         migrate(engine)  # type: ignore[arg-type]
     schema = "\n".join(said)
-    assert schema.count("CREATE TABLE") == 4
+    assert schema.count("CREATE TABLE") == 5
     assert "created_at TIMESTAMP WITH TIME ZONE NOT NULL" in schema
     assert "digest BYTEA NOT NULL" in schema
 
@@ -536,6 +562,7 @@ def test_four_processes_that_open_at_once_leave_one_schema(tmp_path: Path) -> No
         assert applied(path) == [
             (1, "m001_create_resources_attachments_and_keys"),
             (2, "m002_create_revision"),
+            (3, "m003_create_served_names"),
         ]
         with Store.open(path) as store:
             assert len(store.resources()) == store.revision() == 4

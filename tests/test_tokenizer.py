@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from senryu import models
 from senryu.errors import InvalidRequest
-from senryu.tokenizer import CHARS_PER_TOKEN, Tokenizer
+from senryu.tokenizer import CHARS_PER_TOKEN, SLICE_TEXTS, Tokenizer
 from senryu.types import Task, Truncate
 from tiny import FOUR_PROMPTS
 
@@ -162,3 +164,51 @@ def test_threads_and_the_spot_give_the_same_ids(tokenizer: Tokenizer) -> None:
     threaded = asyncio.run(tokenizer.encode(texts, Task.SEARCH_DOCUMENT, Truncate.END))
     here = tokenizer.encode_now(texts, Task.SEARCH_DOCUMENT, Truncate.END)
     assert [t.ids.tolist() for t in threaded] == [t.ids.tolist() for t in here]
+
+
+@pytest.mark.parametrize("task", list(Task))
+def test_ids_are_completed_as_the_text_is(tiny_folder: Path, task: Task) -> None:
+    tokenizer = Tokenizer(models.load_spec(tiny_folder))
+    plain = HuggingFaceTokenizer.from_file(str(tiny_folder / "tokenizer.json"))
+    plain.no_truncation()
+    plain.no_padding()
+    for text in ("old frog", "old frog pond " * 100, "🐸"):
+        ids = plain.encode(text.strip(), add_special_tokens=False).ids
+        for truncate in (Truncate.END, Truncate.START):
+            for most in (None, 1, 5, 1000):
+                (by_ids,) = tokenizer.complete([ids], task, truncate, most)
+                (by_text,) = tokenizer.encode_now([text], task, truncate, most)
+                assert by_ids.ids.tolist() == by_text.ids.tolist()
+                assert (by_ids.truncated, by_ids.unknown) == (by_text.truncated, by_text.unknown)
+
+
+def test_a_request_of_many_slices_is_whole_and_names_its_texts(tokenizer: Tokenizer) -> None:
+    texts = [f"frog {n}" for n in range(3 * SLICE_TEXTS + 1)]
+    sliced = asyncio.run(tokenizer.encode(tuple(texts), Task.SEARCH_DOCUMENT, Truncate.END))
+    here = tokenizer.encode_now(texts, Task.SEARCH_DOCUMENT, Truncate.END)
+    assert [t.ids.tolist() for t in sliced] == [t.ids.tolist() for t in here]
+    texts[-1] = "frog " * 300
+    with pytest.raises(InvalidRequest, match=rf"input\[{3 * SLICE_TEXTS}\] has 302 tokens"):
+        asyncio.run(tokenizer.encode(tuple(texts), Task.SEARCH_DOCUMENT, Truncate.NONE))
+    assert tokenizer._waiting_chars == 0
+
+
+def test_others_have_a_turn_between_the_slices_of_a_large_request(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[int] = []
+    encode_now = tokenizer.encode_now
+
+    def spy(texts: Sequence[str], *args: Any) -> Any:
+        order.append(len(texts))
+        return encode_now(texts, *args)
+
+    monkeypatch.setattr(tokenizer, "encode_now", spy)
+
+    async def both() -> None:
+        large = tokenizer.encode(("frog",) * (5 * SLICE_TEXTS), Task.SEARCH_DOCUMENT, Truncate.END)
+        small = tokenizer.encode(("frog", "pond"), Task.SEARCH_DOCUMENT, Truncate.END)
+        await asyncio.gather(large, small)
+
+    asyncio.run(both())
+    assert order == [SLICE_TEXTS, 2, *[SLICE_TEXTS] * 4]

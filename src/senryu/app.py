@@ -1,6 +1,6 @@
-"""HTTP: routes, headers, and exception → status, in one place. Everything it answers, errors too, is JSON or a page.
+"""HTTP: endpoints, headers, and exception → status, in one place. Everything it answers, errors too, is JSON or a page.
 
-Knows paths, statuses and headers; the dialects know bodies, and the pipeline does the work.
+Knows statuses and headers; routes.py knows paths, the dialects know bodies, and the pipeline does the work.
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Coroutine, Mapping
+from typing import Any, TypeVar
 
 from senryu import __version__, errors, metrics, openapi, pages
 from senryu.config import Settings
-from senryu.dialects import heroku, listings
+from senryu.dialects import Call, Dialect, Fault, listings
 from senryu.exchange import Exchange, Receive, Reply, Scope, Send
-from senryu.pipeline import Canary, Model, Pipeline
+from senryu.pipeline import INLINE_VECTORS, Canary, Model, Pipeline
+from senryu.routes import EMBEDDING_PATHS, Router, Routes, dialect_of
+from senryu.types import EmbedResult
 
 logger = logging.getLogger("senryu.request")
 
@@ -38,8 +40,6 @@ INLINE_BYTES = 32 * 1024  # bodies up to this length are parsed on the event loo
 
 T = TypeVar("T")
 
-Endpoint: TypeAlias = Callable[[Exchange], Awaitable[Reply]]
-
 
 def status_of(error: Exception) -> int:
     """Return the status of an error: that of the nearest class above it that has one, else 500."""
@@ -58,11 +58,12 @@ class App:
         self._command = command
         self._canaries = [Canary(model) for model in pipeline.models.values()]
         self._watcher: asyncio.Task[None] | None = None
-        # By path and method; a path that ends in a slash, but for the root, takes whatever follows it.
-        self._routes: dict[str, dict[str, Endpoint]] = {
-            "/v1/embeddings": {"POST": self.embeddings},
+        routes: Routes = {
+            **{path: {"POST": self.embed} for path in EMBEDDING_PATHS},
             "/v1/models": {"GET": self.openai_models},
             "/v1/models/": {"GET": self.openai_model},
+            "/openai/v1/models": {"GET": self.openai_models},
+            "/openai/v1/models/": {"GET": self.openai_model},
             "/available-models": {"GET": self.available_models},
             "/models/": {"GET": self.resource},
             "/livez": {"GET": self.livez},
@@ -72,6 +73,7 @@ class App:
             "/docs": {"GET": self.docs},
             "/": {"GET": self.home},
         }
+        self.router = Router(routes, origin)
 
     # ---- life ------------------------------------------------------------------------------------------------
 
@@ -115,7 +117,7 @@ class App:
     async def _exchange(self, exchange: Exchange, send: Send) -> None:
         started = time.perf_counter()
         try:
-            reply = await self._endpoint(exchange)(exchange)
+            reply = await self.router.find(exchange)(exchange)
         except errors.ClientGone:
             self._log(exchange, 499, started)
             return
@@ -135,40 +137,15 @@ class App:
         await reply.send(send)
         self._log(exchange, reply.status, started)
 
-    def _endpoint(self, exchange: Exchange) -> Endpoint:
-        """Find the route. Raises NotFound or MethodNotAllowed."""
-        route = exchange.path
-        if route not in self._routes or (route.endswith("/") and route != "/"):
-            route, exchange.wanted = self._open_route(exchange.path)
-        methods = self._routes.get(route, {})
-        method = "GET" if exchange.method == "HEAD" else exchange.method
-        path = ascii(exchange.path[:200])
-        if not methods:
-            raise errors.NotFound(f"There is nothing at {path}. The paths are listed at {self._origin}/docs.")
-        if method not in methods:
-            allowed = ("GET", "HEAD") if "GET" in methods else tuple(methods)
-            listed = ", ".join(allowed)
-            raise errors.MethodNotAllowed(
-                f"{path} does not take {exchange.method}; it takes {listed}.", allowed
-            )
-        exchange.route = route + ("{id}" if exchange.wanted else "")
-        return methods[method]
-
-    def _open_route(self, path: str) -> tuple[str, str]:
-        """Split a path into a route that ends in a slash and what follows; an empty route where there is none."""
-        for route in ("/v1/models/", "/models/"):
-            if path.startswith(route) and len(path) > len(route):
-                return route, path[len(route) :]
-        return "", ""
-
     async def _failed(self, exchange: Exchange, error: Exception) -> Reply:
         """Turn an exception into an answer; a fault of ours says nothing of its insides to the caller."""
         status = status_of(error)
-        message = str(error)
+        dialect = dialect_of(exchange.path)
+        message = dialect.message(error)
         if status == 500:
             logger.error("request %s failed", exchange.id, exc_info=error)
             message = f"An internal error. The log says more under the request id {exchange.id}."
-        reply = Reply(heroku.render_error(status, message), status)
+        reply = Reply(dialect.render_error(Fault(status, message, error, exchange.id)), status)
         match error:
             case errors.BusyError():
                 reply.headers["retry-after"] = str(error.retry_after)
@@ -198,20 +175,21 @@ class App:
 
     # ---- the API ---------------------------------------------------------------------------------------------
 
-    async def embeddings(self, exchange: Exchange) -> Reply:
-        """POST /v1/embeddings."""
+    async def embed(self, exchange: Exchange) -> Reply:
+        """POST /v1/embeddings, and where else texts become vectors."""
+        dialect = EMBEDDING_PATHS[exchange.route]
         timings = exchange.timings
         started = time.perf_counter()
         key = self.pipeline.admission.authenticate(exchange.header("authorization"))
         timings.stages["auth"] = time.perf_counter() - started
-        body = await exchange.body.read(self._max_body_bytes(), self._settings.body_seconds)
+        body = await exchange.body.read(self._max_body_bytes(dialect), self._settings.body_seconds)
         # NOTE: a body of megabytes can be made to parse for half a second, and the loop has others to serve.
         call = (
-            heroku.parse(body) if len(body) <= INLINE_BYTES else await asyncio.to_thread(heroku.parse, body)
+            dialect.parse(body) if len(body) <= INLINE_BYTES else await asyncio.to_thread(dialect.parse, body)
         )
         result = await self._in_time(exchange, self.pipeline.embed(key, call.request, timings))
         started = time.perf_counter()
-        content = heroku.render(call, result, user_agent=exchange.header("user-agent") or "")
+        content = await _render(dialect, call, result, exchange)
         timings.stages["encode"] += time.perf_counter() - started
         exchange.note = {
             "key": key.id,
@@ -264,8 +242,9 @@ class App:
             )
         return min(float(asked), most)
 
-    def _max_body_bytes(self) -> int:
-        return self._settings.max_body_bytes or self.pipeline.admission.max_body_bytes()
+    def _max_body_bytes(self, dialect: Dialect) -> int:
+        by_dialect = max(self.pipeline.admission.max_body_bytes(), dialect.body_bytes)
+        return self._settings.max_body_bytes or by_dialect
 
     async def available_models(self, exchange: Exchange) -> Reply:
         """GET /available-models: what can be provisioned, for anybody."""
@@ -283,12 +262,12 @@ class App:
         raise errors.NotFound(f"This key has no model resource {wanted[:100]!a}.")
 
     async def openai_models(self, exchange: Exchange) -> Reply:
-        """GET /v1/models: the models that the key may use."""
+        """GET /v1/models, /openai/v1/models: the models that the key may use."""
         key = self.pipeline.admission.authenticate(exchange.header("authorization"))
         return Reply(listings.openai_list(self.pipeline.admission.resources(key)))
 
     async def openai_model(self, exchange: Exchange) -> Reply:
-        """GET /v1/models/{id}: one of them."""
+        """GET /v1/models/{id}, /openai/v1/models/{id}: one of them."""
         key = self.pipeline.admission.authenticate(exchange.header("authorization"))
         wanted = exchange.wanted
         return Reply(listings.openai_model(wanted, self.pipeline.admission.resource_for(key, wanted)))
@@ -328,6 +307,14 @@ class App:
 
     def _document(self) -> dict[str, Any]:
         return openapi.document(server_url=self._origin, models=tuple(self.pipeline.models))
+
+
+async def _render(dialect: Dialect, call: Call, result: EmbedResult, exchange: Exchange) -> bytes:
+    """Write an answer, one of many vectors on a thread; the loop has others to serve."""
+    agent = exchange.header("user-agent") or ""
+    if len(call.request.inputs) <= INLINE_VECTORS:
+        return dialect.render(call, result, user_agent=agent, request_id=exchange.id)
+    return await asyncio.to_thread(dialect.render, call, result, user_agent=agent, request_id=exchange.id)
 
 
 def home_context(model: Model, origin: str, command: str) -> pages.Home:

@@ -122,8 +122,8 @@ class Batcher:
             job.waiters.append((submission, row))
         return jobs
 
-    def check_room(self, needed: int, flow: str = OWN_FLOW) -> None:
-        """Raise QueueFull where `needed` more tokens of a flow would not be let in."""
+    def check_room(self, needed: int, flow: str = OWN_FLOW, *, about: bool = False) -> None:
+        """Raise QueueFull where `needed` more tokens of a flow would not be let in; `about`: by estimate."""
         waiting = self._queue.tokens
         bound = self._queue_tokens
         # NOTE: or a key that fills the queue would have every other key refused.
@@ -138,7 +138,8 @@ class Batcher:
             )
         else:
             message = (
-                f"The queue is full: {waiting} tokens are waiting, this request needs {needed}, "
+                f"The queue is full: {waiting} tokens are waiting, this request needs "
+                f"{'about ' if about else ''}{needed}, "
                 f"and at most {self._queue_tokens} may wait. Try again later."
             )
         raise QueueFull(message, self.retry_after())

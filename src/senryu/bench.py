@@ -17,10 +17,11 @@ from typing import Protocol
 
 import numpy as np
 
-from senryu import encoders, outputs
+from senryu import outputs
 from senryu.dialects import heroku
 from senryu.engine import Engine
 from senryu.engine.machine import processor_name
+from senryu.engine.model import Model
 from senryu.engine.peak import MatrixProducts
 from senryu.engine.weights import Weights
 from senryu.errors import ModelError
@@ -135,31 +136,19 @@ class LinearLayers:
         self._weights = weights
         self.shapes: list[tuple[int, int]] = []
 
-    def linear(self, name: str, x: None) -> None:
+    def linear(self, name: str, x: None, *, bias: bool = True, part: tuple[int, int] = (0, 1)) -> None:
         outputs, inputs = self._weights[f"{name}.weight"].shape
-        self.shapes.append((outputs, inputs))
+        self.shapes.append((outputs // part[1], inputs))
 
-    def input_ids(self) -> None: ...
-
-    def position_ids(self) -> None: ...
-
-    def gather(self, name: str, ids: None) -> None: ...
-
-    def row(self, name: str, index: int) -> None: ...
-
-    def add(self, a: None, b: None) -> None: ...
-
-    def layer_norm(self, name: str, x: None, eps: float) -> None: ...
-
-    def gelu(self, x: None) -> None: ...
-
-    def attention(self, query: None, key: None, value: None, heads: int) -> None: ...
+    def __getattr__(self, operation: str) -> Callable[..., None]:
+        return lambda *args, **keywords: None
 
 
 def linear_shapes(spec: ModelSpec) -> list[tuple[int, int]]:
     """Return [outputs, inputs] of each linear layer that a token passes, as the encoder's description has them."""
-    layers = LinearLayers(Weights(spec.folder / "model.safetensors"))
-    encoders.find(spec.architecture, spec.config).forward(layers)
+    model = Model(spec)
+    layers = LinearLayers(model.weights)
+    model.encoder.forward(layers)
     return layers.shapes
 
 
@@ -263,7 +252,7 @@ class LoneQuery:
 
     def _tokenize(self) -> Batch:
         request = self._call.request
-        (text,) = self._tokenizer.encode_now(request.inputs, request.task, request.truncate)
+        (text,) = self._tokenizer.encode_now((QUERY,), request.task, request.truncate)
         return Batch(text.ids, np.array([len(text.ids)], np.int32))
 
     def measure(self) -> None:

@@ -9,7 +9,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +111,25 @@ def _key(value: Any) -> str:
     return value
 
 
+def _names(value: Any) -> tuple[str, ...]:
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(
+        isinstance(name, str) and re.fullmatch(r"[!-+\--~]{1,200}", name) for name in names
+    ):
+        raise ValueError("names of 1 to 200 printable ASCII characters without spaces, separated by commas")
+    return tuple(dict.fromkeys(names))
+
+
 def _setting(default: Any, parse: Callable[[Any], Any], doc: str, *env: str, secret: bool = False) -> Any:
     return field(
         default=default, repr=not secret, metadata={"parse": parse, "doc": doc, "env": env, "secret": secret}
     )
+
+
+def option(setting: Field[Any]) -> str:
+    """Return the option of the command line that gives a setting; one that takes several is given several times."""
+    name = setting.name.removesuffix("s") if isinstance(setting.default, tuple) else setting.name
+    return "--" + name.replace("_", "-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +147,12 @@ class Settings:
     model: str = _setting(
         DEFAULT_MODEL, _text, "Model to serve: a name from the catalog, or a folder.", "SENRYU_MODEL"
     )
+    served_names: tuple[str, ...] = _setting(
+        (),
+        _names,
+        "Names that the model answers to besides its own, so that ids in other people's code keep working.",
+        "SENRYU_SERVED_NAMES",
+    )
     precision: str = _setting(
         "auto",
         _choice("auto", "f32", "bf16"),
@@ -145,7 +166,7 @@ class Settings:
         "SENRYU_THREADS",
     )
     queue_tokens: int = _setting(
-        131_072,
+        393_216,  # a request of 300,000, the most that OpenAI's dialect takes, and much more beside it
         _integer(1, 1_000_000_000),
         "Tokens that may wait for the engine; beyond it requests are answered with 429.",
         "SENRYU_QUEUE_TOKENS",
@@ -206,7 +227,7 @@ class Settings:
         for setting in fields(cls):
             if setting.name == "paths":
                 continue
-            found = _first_given(setting.name, setting.metadata["env"], argv or {}, environ, from_file)
+            found = _first_given(setting, argv or {}, environ, from_file)
             if found is None:
                 continue
             where, value = found
@@ -219,15 +240,12 @@ class Settings:
 
 
 def _first_given(
-    name: str,
-    variables: tuple[str, ...],
-    argv: Mapping[str, Any],
-    environ: Mapping[str, str],
-    from_file: Mapping[str, Any],
+    setting: Field[Any], argv: Mapping[str, Any], environ: Mapping[str, str], from_file: Mapping[str, Any]
 ) -> tuple[str, Any] | None:
+    name = setting.name
     if argv.get(name) is not None:
-        return "--" + name.replace("_", "-"), argv[name]
-    for variable in variables:
+        return option(setting), argv[name]
+    for variable in setting.metadata["env"]:
         if environ.get(variable):  # NOTE: an empty variable counts as unset, as containers pass them
             return variable, environ[variable]
     if name in from_file:

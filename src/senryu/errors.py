@@ -3,11 +3,14 @@
 SenryuError
 ├── RequestError            the caller's fault: the request will never succeed as it is
 │   ├── InvalidRequest      a field is missing, unknown, of the wrong type or out of bounds
-│   │   ├── TooManyInputs   more texts than the resource allows in one request
-│   │   └── InputTooLong    a text has more characters than the resource allows
+│   │   ├── TooManyInputs   more texts than are allowed in one request
+│   │   ├── InputTooLong    a text has more characters than the resource allows
+│   │   ├── UnknownTokenId  a token id is not in the model's vocabulary
+│   │   └── TooManyTokens   all texts together have more tokens than are allowed in one request
 │   ├── AuthenticationError no key, a malformed header, an unknown or revoked key
 │   ├── AuthorizationError  a good key, but not for this model
-│   ├── NotFound            no such path or model
+│   ├── NotFound            no such path or resource
+│   │   └── ModelNotFound   no such model, or one that is not being served now
 │   ├── MethodNotAllowed    the path exists, the method does not
 │   ├── BodyTooLarge        the body is over the byte limit
 │   └── BodyTimeout         the body did not arrive in time
@@ -36,14 +39,23 @@ class RequestError(SenryuError):
 
 
 class InvalidRequest(RequestError):
-    """Raise when a field is missing, unknown, of the wrong type or out of bounds; the message names it."""
+    """Raise when a field is missing, unknown, of the wrong type or out of bounds; the message names it.
+
+    `param` is the field's name once more, for dialects that tell it apart, where one field is at fault.
+    """
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 class TooManyInputs(InvalidRequest):
-    """Raise when a request has more texts than its resource allows."""
+    """Raise when a request has more texts than its resource or its dialect allows."""
 
     def __init__(self, given: int, allowed: int) -> None:
-        super().__init__(f"'input' has {given} strings; at most {allowed} are allowed in one request.")
+        super().__init__(
+            f"'input' has {given} strings; at most {allowed} are allowed in one request.", "input"
+        )
         self.given = given
         self.allowed = allowed
 
@@ -52,8 +64,31 @@ class InputTooLong(InvalidRequest):
     """Raise when a text has more characters (Unicode code points) than its resource allows."""
 
     def __init__(self, index: int, given: int, allowed: int) -> None:
-        super().__init__(f"input[{index}] has {given} characters; at most {allowed} are allowed.")
+        super().__init__(f"input[{index}] has {given} characters; at most {allowed} are allowed.", "input")
         self.index = index
+        self.given = given
+        self.allowed = allowed
+
+
+class UnknownTokenId(InvalidRequest):
+    """Raise when an input is given as token ids and one of them is not in the model's vocabulary."""
+
+    def __init__(self, index: int, place: int, given: int, most: int) -> None:
+        shown = str(given) if abs(given) < 10**12 else "too large"
+        super().__init__(
+            f"input[{index}][{place}] is {shown}; the model's vocabulary has the token ids 0 to {most}.",
+            "input",
+        )
+
+
+class TooManyTokens(InvalidRequest):
+    """Raise when the texts of a request have more tokens together than its dialect allows."""
+
+    def __init__(self, given: int, allowed: int) -> None:
+        super().__init__(
+            f"'input' has {given} tokens in all; at most {allowed} are allowed in one request. Send fewer texts.",
+            "input",
+        )
         self.given = given
         self.allowed = allowed
 
@@ -67,7 +102,11 @@ class AuthorizationError(RequestError):
 
 
 class NotFound(RequestError):
-    """Raise when a path or a model does not exist."""
+    """Raise when a path or a resource does not exist."""
+
+
+class ModelNotFound(NotFound):
+    """Raise when a model does not exist, or is not being served now."""
 
 
 class MethodNotAllowed(RequestError):

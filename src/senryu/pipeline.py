@@ -20,15 +20,29 @@ from senryu import metrics, outputs
 from senryu.admission import Admission
 from senryu.batcher import Batcher
 from senryu.engine import Engine
-from senryu.errors import EngineError, InvalidRequest, NotReady
+from senryu.errors import EngineError, InvalidRequest, NotReady, QueueFull
 from senryu.models import ModelSpec, file_hashes
 from senryu.tokenizer import Tokenizer
-from senryu.types import EmbedRequest, EmbedResult, Key, Task, Timings, Tokens, Truncate, Vectors
+from senryu.types import (
+    Codes,
+    EmbedRequest,
+    EmbedResult,
+    Key,
+    OutputType,
+    Task,
+    Timings,
+    Tokens,
+    Truncate,
+    Vectors,
+)
 
 logger = logging.getLogger(__name__)
 
 CANARY = "The frog jumps into the old pond."
 CANARY_SECONDS = 10.0
+
+# Answers of more vectors are coded on a thread; the event loop has others to serve.
+INLINE_VECTORS = 96
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +76,14 @@ class Pipeline:
             check_dimensions(request.dimensions, model.spec)
 
             with stage(timings, "tokenize"):
-                texts = await model.tokenizer.encode(request.inputs, request.task, request.truncate)
+                texts = await tokenize(model, request, flow=ticket.key.id)
             prompt_tokens = sum(len(tokens.ids) for tokens in texts)
             self.admission.charge(ticket, prompt_tokens)
 
             vectors = await model.batcher.submit(texts, timings, flow=ticket.key.id)
 
             with stage(timings, "encode"):
-                embeddings = outputs.encode(vectors, request.dimensions, request.output_types)
+                embeddings = await encode(vectors, request)
             answered = True
         finally:
             self.admission.settle(ticket, answered=answered)
@@ -92,6 +106,24 @@ class Pipeline:
         self.performance.observe(sum(timings.stages.values()), result.prompt_tokens)
 
 
+async def tokenize(model: Model, request: EmbedRequest, flow: str) -> list[Tokens]:
+    """Read the inputs as tokens, unless they would find the queue full: reading them costs, too. Raises QueueFull."""
+    batcher, tokenizer = model.batcher, model.tokenizer
+    if batcher.waiting_tokens:
+        batcher.check_room(tokenizer.estimate(request.inputs), flow, about=True)
+    try:
+        return await tokenizer.encode(request.inputs, request.task, request.truncate, request.max_tokens)
+    except QueueFull as full:
+        raise QueueFull(str(full), max(full.retry_after, batcher.retry_after())) from None
+
+
+async def encode(vectors: Vectors, request: EmbedRequest) -> Mapping[OutputType, Codes]:
+    """Code vectors as a request asks, many of them on a thread."""
+    if len(vectors) <= INLINE_VECTORS:
+        return outputs.encode(vectors, request.dimensions, request.output_types)
+    return await asyncio.to_thread(outputs.encode, vectors, request.dimensions, request.output_types)
+
+
 @contextmanager
 def stage(timings: Timings, name: str) -> Iterator[None]:
     """Add the time that the block takes to a stage."""
@@ -105,7 +137,9 @@ def check_dimensions(dimensions: int | None, spec: ModelSpec) -> None:
     sizes = sorted({*spec.matryoshka, spec.dimensions})
     if dimensions is not None and dimensions not in sizes:
         listed = ", ".join(map(str, sizes))
-        raise InvalidRequest(f"'dimensions' is {dimensions}; the model '{spec.id}' offers {listed}.")
+        raise InvalidRequest(
+            f"'dimensions' is {dimensions}; the model '{spec.id}' offers {listed}.", "dimensions"
+        )
 
 
 def fingerprint(spec: ModelSpec, engine: Engine) -> str:

@@ -7,26 +7,33 @@ raise "Already borrowed" when set while another thread encodes; they are switche
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from tokenizers import Encoding
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
-from senryu.errors import InvalidRequest, ModelError, QueueFull
+from senryu.errors import InvalidRequest, ModelError, QueueFull, UnknownTokenId
 from senryu.models import ModelSpec
-from senryu.types import Task, Tokens, Truncate
+from senryu.types import Inputs, Task, Tokens, Truncate
 
 # Characters looked at first, per token that the model reads. English has about 4.5; a text with fewer than one
 # token in 8 characters is looked at further, twice as far each time.
 CHARS_PER_TOKEN = 8
 
+# English has about 4.5; few texts of any length have more than this.
+MOST_CHARS_PER_TOKEN = 6
+
 # Texts of so few characters are tokenised on the spot: cheaper than a hand-over to a thread.
 INLINE_CHARS = 256
 
-# Characters that may wait for the tokenizer's threads; what is over the queue's bound is only known behind them.
-MAX_WAITING_CHARS = 4_000_000
+# Characters that may wait for the tokenizer's threads; what is over the queue's bound is only known behind them. One
+# request of 2,048 long texts alone does not reach it, or everybody else would be refused meanwhile.
+MAX_WAITING_CHARS = 16_000_000
+
+# Texts that a thread takes at once: the texts of a large request are a slice each, between which others have a turn.
+SLICE_TEXTS = 96
 
 
 class Tokenizer:
@@ -44,45 +51,130 @@ class Tokenizer:
         self._prompts = spec.prompts
         self._lowercase = spec.lowercase
         self.max_seq_length = spec.max_seq_length
-        self._leading, self._trailing = self._count_special_tokens()
+        self._leading_ids, self._trailing_ids = self._find_special_tokens()
+        self._leading, self._trailing = len(self._leading_ids), len(self._trailing_ids)
+        self._ids = self._count_ids(spec)
         unknown_token = getattr(self._tokenizer.model, "unk_token", None)
         self._unknown_id = self._tokenizer.token_to_id(unknown_token) if unknown_token else None
         self._waiting_chars = 0
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="tokenize")
 
-    def _count_special_tokens(self) -> tuple[int, int]:
-        mask = self._tokenizer.encode("a").special_tokens_mask
+    def _find_special_tokens(self) -> tuple[list[int], list[int]]:
+        encoding = self._tokenizer.encode("a")
+        ids, mask = encoding.ids, encoding.special_tokens_mask
         leading = mask.index(0) if 0 in mask else len(mask)
-        return leading, len(mask) - leading - mask.count(0)
+        return ids[:leading], ids[leading + mask.count(0) :]
 
-    async def encode(self, texts: Sequence[str], task: Task, truncate: Truncate) -> list[Tokens]:
-        """Tokenise on a thread; a short text at once.
+    def _count_ids(self, spec: ModelSpec) -> int:
+        """Return how many token ids there are; the model's own table of vectors may have fewer, or spare ones."""
+        known = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        rows = spec.config.get("vocab_size", known)
+        return min(known, rows) if isinstance(rows, int) else known
 
-        Raises InvalidRequest, naming the text, if one is too long and `truncate` is NONE; QueueFull.
+    async def encode(
+        self, inputs: Inputs, task: Task, truncate: Truncate, max_tokens: int | None = None
+    ) -> list[Tokens]:
+        """Tokenise on a thread; a short text at once. Inputs that are token ids are completed; see `complete`.
+
+        `max_tokens` bounds each input, prompt and special tokens not counted. Raises InvalidRequest, naming the
+        text, if one is too long and `truncate` is NONE; UnknownTokenId; QueueFull.
         """
-        if len(texts) == 1 and len(texts[0]) <= INLINE_CHARS:
-            return self.encode_now(texts, task, truncate)
-        chars = sum(map(len, texts))
-        if self._waiting_chars and self._waiting_chars + chars > MAX_WAITING_CHARS:
+        first = inputs[0]
+        if isinstance(first, str) and len(inputs) == 1 and len(first) <= INLINE_CHARS and max_tokens is None:
+            return self.encode_now((first,), task, truncate)
+        if self._waiting_chars > MAX_WAITING_CHARS:
             raise QueueFull(
                 f"The tokenizer is busy: {self._waiting_chars} characters are waiting, and at most "
                 f"{MAX_WAITING_CHARS} may. Try again later.",
                 retry_after=1,
             )
-        self._waiting_chars += chars
+        work: Callable[..., list[Tokens]] = self.encode_now if isinstance(first, str) else self.complete
+        loop = asyncio.get_running_loop()
+        parts = [inputs[start : start + SLICE_TEXTS] for start in range(0, len(inputs), SLICE_TEXTS)]
+        costs = [self._cost(part) for part in parts]
+        done: list[Tokens] = []
+        self._waiting_chars += sum(costs)
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, self.encode_now, texts, task, truncate)
+            for part in parts:
+                done += await loop.run_in_executor(
+                    self._threads, work, part, task, truncate, max_tokens, len(done)
+                )
+                self._waiting_chars -= costs.pop(0)
         finally:
-            self._waiting_chars -= chars
+            self._waiting_chars -= sum(costs)
+        return done
 
-    def encode_now(self, texts: Sequence[str], task: Task, truncate: Truncate) -> list[Tokens]:
-        """Tokenise in this thread; see `encode`."""
+    def _cost(self, inputs: Inputs) -> int:
+        """Return about how many characters have to be looked at."""
+        return min(sum(map(len, inputs)), len(inputs) * self.max_seq_length * CHARS_PER_TOKEN)
+
+    def estimate(self, inputs: Inputs) -> int:
+        """Return about how many tokens the inputs have, rather too few than too many, without reading them."""
+        longest = self.max_seq_length
+        return sum([min(len(one) // MOST_CHARS_PER_TOKEN + 2, longest) for one in inputs])
+
+    def encode_now(
+        self,
+        texts: Sequence[str],
+        task: Task,
+        truncate: Truncate,
+        max_tokens: int | None = None,
+        start: int = 0,
+    ) -> list[Tokens]:
+        """Tokenise in this thread; see `encode`. `start` is the place of the first text in its request."""
         prompt = self._prompts.get(task, "")
+        length = self._length(prompt, max_tokens)
+        short = self._encode_short(texts, prompt, length)
         return [
-            tokens or self._cut(index, text, prompt, truncate)
-            for index, (text, tokens) in enumerate(zip(texts, self._encode_short(texts, prompt), strict=True))
+            tokens or self._cut(index, text, prompt, truncate, length)
+            for index, (text, tokens) in enumerate(zip(texts, short, strict=True), start)
         ]
+
+    def complete(
+        self,
+        inputs: Sequence[Sequence[int]],
+        task: Task,
+        truncate: Truncate,
+        max_tokens: int | None = None,
+        start: int = 0,
+    ) -> list[Tokens]:
+        """Make what the model reads of texts that are given as ids of its own vocabulary.
+
+        The ids are those of the text alone, as a tokenizer gives them with add_special_tokens=False and as OpenAI's
+        clients send them. So the task's prompt and the model's special tokens ([CLS] and [SEP] of BERT) are added,
+        and what is too long is cut, as with the text itself: the same text gives the same bits.
+        Raises UnknownTokenId; InvalidRequest if one is too long and `truncate` is NONE.
+        """
+        head = self._prompt_ids(self._prompts.get(task, ""))
+        room = self.max_seq_length - len(self._leading_ids) - len(self._trailing_ids) - len(head)
+        keep = room if max_tokens is None else min(room, max_tokens)
+        return [self._complete(index, ids, head, keep, truncate) for index, ids in enumerate(inputs, start)]
+
+    def _complete(
+        self, index: int, ids: Sequence[int], head: list[int], keep: int, truncate: Truncate
+    ) -> Tokens:
+        if min(ids) < 0 or max(ids) >= self._ids:
+            place = next(place for place, given in enumerate(ids) if not 0 <= given < self._ids)
+            raise UnknownTokenId(index, place, ids[place], self._ids - 1)
+        around = len(self._leading_ids) + len(head) + len(self._trailing_ids)
+        if len(ids) > keep and truncate is Truncate.NONE:
+            raise _too_long(index, f"{around + len(ids)}", around + keep)
+        kept = ids[len(ids) - keep :] if truncate is Truncate.START and len(ids) > keep else ids[:keep]
+        chosen = [*self._leading_ids, *head, *kept, *self._trailing_ids]
+        return self._tokens(chosen, truncated=len(ids) > keep)
+
+    def _prompt_ids(self, prompt: str) -> list[int]:
+        if not prompt:
+            return []
+        ids: list[int] = self._tokenizer.encode(self._prepare(prompt, ""), add_special_tokens=False).ids
+        return ids
+
+    def _length(self, prompt: str, max_tokens: int | None) -> int:
+        """Return how many tokens a text may have, prompt and special tokens included."""
+        if max_tokens is None:
+            return self.max_seq_length
+        around = self._leading + self._trailing + len(self._prompt_ids(prompt))
+        return min(self.max_seq_length, around + max_tokens)
 
     def close(self) -> None:
         """End the threads."""
@@ -93,15 +185,13 @@ class Tokenizer:
         prepared = (prompt + text).strip()
         return prepared.lower() if self._lowercase else prepared
 
-    def _encode_short(self, texts: Sequence[str], prompt: str) -> list[Tokens | None]:
-        """Tokenise all texts that fit in one look and in the model; None for the others."""
+    def _encode_short(self, texts: Sequence[str], prompt: str, length: int) -> list[Tokens | None]:
+        """Tokenise all texts that fit in one look and in the length; None for the others."""
         window = self.max_seq_length * CHARS_PER_TOKEN
         prepared = [self._prepare(prompt, text) if len(text) <= window else "" for text in texts]
         encodings = self._tokenizer.encode_batch_fast(prepared)
         return [
-            self._tokens(encoding.ids)
-            if len(text) <= window and len(encoding) <= self.max_seq_length
-            else None
+            self._tokens(encoding.ids) if len(text) <= window and len(encoding) <= length else None
             for text, encoding in zip(texts, encodings, strict=True)
         ]
 
@@ -109,10 +199,10 @@ class Tokenizer:
         unknown = 0 if self._unknown_id is None else ids.count(self._unknown_id)
         return Tokens(np.array(ids, np.int32), truncated, unknown)
 
-    def _cut(self, index: int, text: str, prompt: str, truncate: Truncate) -> Tokens:
+    def _cut(self, index: int, text: str, prompt: str, truncate: Truncate, length: int) -> Tokens:
         """Tokenise a text that may be too long, looking only at as much of it as decides the result."""
         text = text.strip() if not prompt else text.rstrip()
-        keep = self.max_seq_length - self._leading - self._trailing
+        keep = length - self._leading - self._trailing
         window = self.max_seq_length * CHARS_PER_TOKEN
         while True:
             whole = len(text) <= window
@@ -128,10 +218,7 @@ class Tokenizer:
             window *= 2
         if truncate is Truncate.NONE:
             count = f"{len(ids)}" if whole else f"at least {len(ids) - len(content) + len(certain)}"
-            raise InvalidRequest(
-                f"input[{index}] has {count} tokens, and the model reads at most {self.max_seq_length}; "
-                "shorten it, or let 'truncate' be 'END' or 'START'."
-            )
+            raise _too_long(index, count, length)
         start = self._leading + head
         kept = certain[: keep - head] if truncate is Truncate.END else certain[len(certain) - (keep - head) :]
         chosen = [*ids[:start], *(ids[i] for i in kept), *ids[len(ids) - self._trailing :]]
@@ -156,3 +243,11 @@ class Tokenizer:
             uncertain = words[first]
             first = next((i for i in range(first, content.stop) if words[i] != uncertain), content.stop)
         return head, range(first, content.stop)
+
+
+def _too_long(index: int, count: str, length: int) -> InvalidRequest:
+    return InvalidRequest(
+        f"input[{index}] has {count} tokens, and the model reads at most {length}; "
+        "shorten it, or let 'truncate' be 'END' or 'START'.",
+        "input",
+    )

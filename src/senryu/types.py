@@ -15,6 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ids: TypeAlias = NDArray[np.int32]  # [n], token ids of one text, special tokens included
+Inputs: TypeAlias = (
+    tuple[str, ...] | tuple[tuple[int, ...], ...]
+)  # texts, or the token ids of each text alone
 Vectors: TypeAlias = NDArray[np.float32]  # [B, D], as the engine pooled them, not normalised
 Codes: TypeAlias = NDArray[Any]  # [B, D] float32 / int8 / uint8, or [B, D/8] for the binary types
 
@@ -51,18 +54,29 @@ class Precision(StrEnum):
 
     F32 = "f32"
     BF16 = "bf16"
+    INT8 = "int8"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may hold where a dialect has bounds of its own; None for what the resource says, or none."""
+
+    max_inputs: int | None = None  # None: as many as the resource allows
+    max_tokens: int | None = None  # over all inputs, as the model reads them; None: as many as may wait
 
 
 @dataclass(frozen=True, slots=True)
 class EmbedRequest:
-    """What a caller asks for, in no dialect's words."""
+    """What a caller asks for, in no dialect's words. `limits` None: the resource's, those of a text's length too."""
 
     model: str
-    inputs: tuple[str, ...]
+    inputs: Inputs
     task: Task = Task.SEARCH_DOCUMENT
     output_types: tuple[OutputType, ...] = (OutputType.FLOAT,)
     dimensions: int | None = None
     truncate: Truncate = Truncate.END
+    max_tokens: int | None = None  # of each input, prompt and special tokens not counted; None: all that fit
+    limits: Limits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +89,7 @@ class Resource:
     max_inputs: int
     max_chars: int
     created_at: datetime
+    served_names: tuple[str, ...] = ()  # names that it answers to besides its own and its model's
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +111,7 @@ class Ticket:
     resource: Resource
     texts: int = 0
     prompt_tokens: int = 0
+    max_tokens: int | None = None  # that it may be charged with
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,35 +1,30 @@
-"""`senryu models`: what is provisioned, what could be, and a running server asked about one of them.
+"""`senryu models`: what is provisioned, what could be, one more of it, and a running server asked about one of them.
 
 It speaks to the server as any client would, with the key that the config vars hold; it loads no model.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
-from http.client import HTTPException, HTTPMessage
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeAlias
-from urllib.error import HTTPError
-from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Request, build_opener
+from typing import Any, NamedTuple
 
 import click
 
-from senryu import __version__, config_vars
+from senryu import config_vars
+from senryu.cli import provision
+from senryu.cli.catalog import list_available
+from senryu.cli.client import UnreachableError, parse_object, server_of
 from senryu.cli.output import as_json, as_pairs, hint, print_table
-from senryu.config import Paths
+from senryu.config import Paths, Settings
 from senryu.errors import SetupError
-from senryu.models import catalog, is_pulled
+from senryu.models import find, resolve
 from senryu.store import Attachment, Store
 from senryu.types import Resource
 
-TIMEOUT_SECONDS = 60
-_Numbers: TypeAlias = type[float] | type[str]
+DEFAULT_ALIAS = "INFERENCE"  # the hosted service's
 NOTHING_YET = "no model is provisioned yet; `senryu serve` provisions the first one."
 
 _app_option = click.option(
@@ -60,9 +55,39 @@ def list_models(available: bool, json_: bool) -> None:
     """
     paths = Paths.from_environ(os.environ)
     if available:
-        _list_available(paths, json_)
+        list_available(paths.models, json_)
     else:
         _list_provisioned(paths, json_)
+
+
+@models.command("create")
+@click.argument("model")
+@click.option("--as", "alias", default=DEFAULT_ALIAS, show_default=True, help="Alias to attach it as.")
+@_app_option
+@click.option("--name", help="Name of the resource; by default one is made up.")
+@click.option("--served-name", "served", multiple=True, help="Another name that it answers to; repeatable.")
+@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+def create(model: str, alias: str, app: str, name: str | None, served: tuple[str, ...], json_: bool) -> None:
+    """Provision MODEL (a name of the catalog, or a folder) once more, with a key and config vars of its own.
+
+    \b
+    Example:
+      senryu models create all-minilm-l6-v2 --as EMBEDDING --app shop
+      senryu models create all-minilm-l6-v2 --served-name cohere-embed-multilingual
+    """
+    settings = Settings.load({"served_names": served or None})
+    entry = find(model)
+    model_id = entry.id if entry else resolve(model, settings.paths.models).id
+    with Store.open(settings.paths.database) as store:
+        made = provision.create(store, settings, model_id, app=app, alias=alias, name=name, served=served)
+        attachments = store.attachments()
+    if json_:
+        click.echo(as_json(_listed(made, attachments)))
+        return
+    answers_to = ", ".join((made.model_id, made.name, *made.served_names))
+    facts = {"Model Resource ID": made.id, "Model Alias": alias, "App": app, "Answers To": answers_to}
+    click.echo(as_pairs(made.name, facts))
+    hint(f"its key: senryu config {config_vars.names(alias).key} --app {app}")
 
 
 @models.command("info")
@@ -115,7 +140,7 @@ def call(
     if "input" not in body:
         raise click.UsageError("give the text with --prompt, or `input` in --opts or --optfile.")
     paths = Paths.from_environ(os.environ)
-    server = _server(paths, _resolve(paths, resource, app))
+    server = server_of(paths.config_vars, *_resolve(paths, resource, app))
     # NOTE: a vector's numbers stay the text that the server wrote, so that no digit is made up on the way
     answer = server.ask(
         "/v1/embeddings", {**body, "model": server.model_id}, parse_float=float if json_ else str
@@ -185,6 +210,7 @@ def _listed(resource: Resource, attachments: tuple[Attachment, ...]) -> dict[str
         "model_id": resource.model_id,
         "max_inputs": resource.max_inputs,
         "max_chars": resource.max_chars,
+        "served_names": list(resource.served_names),
         "created_at": resource.created_at.isoformat(),
         "attachments": [
             {"app": item.app, "alias": item.alias} for item in attachments if item.resource_id == resource.id
@@ -198,41 +224,6 @@ def _rows(resource: Resource, attachments: tuple[Attachment, ...]) -> list[tuple
     return [(resource.name, resource.model_id, alias, app, created) for alias, app in names or [("", "")]]
 
 
-def _list_available(paths: Paths, json_: bool) -> None:
-    entries = [
-        {
-            "id": entry.id,
-            "hf_id": entry.hf_id,
-            "dimensions": entry.dimensions,
-            "max_tokens": entry.max_tokens,
-            "languages": entry.languages,
-            "licence": entry.licence,
-            "size_bytes": entry.size_bytes,
-            "description": entry.description,
-            "pulled": is_pulled(entry, paths.models),
-        }
-        for entry in catalog()
-    ]
-    if json_:
-        click.echo(as_json(entries))
-    else:
-        columns = ("Model", "Dimensions", "Tokens", "Languages", "Licence", "MB", "Pulled", "Description")
-        print_table(columns, [_available_row(entry) for entry in entries])
-
-
-def _available_row(entry: Mapping[str, Any]) -> tuple[object, ...]:
-    return (
-        entry["id"],
-        entry["dimensions"],
-        entry["max_tokens"],
-        ", ".join(entry["languages"]),
-        entry["licence"],
-        round(entry["size_bytes"] / 1e6),
-        "yes" if entry["pulled"] else "no",
-        entry["description"],
-    )
-
-
 def _describe(paths: Paths, target: _Target) -> dict[str, Any]:
     resource, attachment = target
     known: dict[str, Any] = {
@@ -243,8 +234,8 @@ def _describe(paths: Paths, target: _Target) -> dict[str, Any]:
         "created": resource.created_at.isoformat(),
     }
     try:
-        answer = _server(paths, target).ask(f"/models/{resource.id}")
-    except _UnreachableError as error:
+        answer = server_of(paths.config_vars, *target).ask(f"/models/{resource.id}")
+    except UnreachableError as error:
         hint(f"{error} What follows is what the database knows.")
         return {**known, "ready": "No"}
     return {**known, **answer}
@@ -271,10 +262,10 @@ def _options(optfile: Path | None, opts: str | None) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     if optfile is not None:
         try:
-            merged |= _object(str(optfile), optfile.read_bytes())
+            merged |= parse_object(str(optfile), optfile.read_bytes())
         except OSError as error:
             raise SetupError(f"{optfile} cannot be read: {error.strerror}.") from None
-    return merged | (_object("--opts", opts) if opts is not None else {})
+    return merged | (parse_object("--opts", opts) if opts is not None else {})
 
 
 def _standard_input() -> str:
@@ -282,16 +273,6 @@ def _standard_input() -> str:
         return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:
         raise SetupError(f"standard input is not UTF-8: {error}.") from None
-
-
-def _object(where: str, text: str | bytes, parse_float: _Numbers = float) -> dict[str, Any]:
-    try:
-        value = json.loads(text, parse_float=parse_float)
-    except ValueError as error:
-        raise SetupError(f"{where} is not JSON: {error}.") from None
-    if not isinstance(value, dict):
-        raise SetupError(f'{where} is not a JSON object, such as \'{{"input_type": "search_query"}}\'.')
-    return value
 
 
 def _vectors(answer: Mapping[str, Any]) -> str:
@@ -307,92 +288,3 @@ def _deliver(text: str, output: Path | None) -> None:
         output.write_text(text + "\n", "utf-8")
     except OSError as error:
         raise SetupError(f"{output} cannot be written: {error.strerror}.") from None
-
-
-class _UnreachableError(SetupError):
-    """Raise when there is no way to ask the server."""
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class _Server:
-    """A running server as one attached resource's client sees it."""
-
-    url: str
-    key: str
-    model_id: str
-
-    def ask(
-        self, path: str, body: Mapping[str, Any] | None = None, parse_float: _Numbers = float
-    ) -> dict[str, Any]:
-        """GET a path, or POST a JSON body to it; raises SetupError with the server's own words."""
-        try:
-            with _opener(self.url).open(self._request(path, body), timeout=TIMEOUT_SECONDS) as answer:
-                return _object(f"the answer of {self.url}", answer.read(), parse_float)
-        except HTTPError as error:
-            with error:
-                raise SetupError(f"{self.url} answered {error.code}: {_server_message(error)}") from None
-        except (OSError, HTTPException) as error:
-            reason = getattr(error, "reason", error)
-            raise _UnreachableError(
-                f"the server at {self.url} does not answer ({getattr(reason, 'strerror', None) or reason}); "
-                "start it with `senryu serve`."
-            ) from None
-
-    def _request(self, path: str, body: Mapping[str, Any] | None) -> Request:
-        headers = {
-            "Authorization": f"Bearer {self.key}",
-            "Content-Type": "application/json",
-            "User-Agent": f"senryu/{__version__}",
-        }
-        data = None if body is None else json.dumps(body).encode()
-        return Request(self.url + path, data, headers)  # noqa: S310 - _server lets only http through
-
-
-def _server(paths: Paths, target: _Target) -> _Server:
-    resource, attachment = target
-    if attachment is None:
-        raise _UnreachableError(
-            f"resource {resource.name!r} is attached to no app, so there is no key for it."
-        )
-    names = config_vars.names(attachment.alias)
-    values = config_vars.read(paths.config_vars, attachment.app)
-    if missing := [name for name in (names.url, names.key) if name not in values]:
-        raise _UnreachableError(
-            f"app {attachment.app!r} has no config var {missing[0]!r}; `senryu serve` writes it at its start."
-        )
-    url = values[names.url].rstrip("/")
-    if not url.startswith(("http://", "https://")):
-        raise SetupError(
-            f"config var {names.url} is {url!r}; it takes an origin, such as http://127.0.0.1:8080"
-        )
-    return _Server(url, values[names.key], values.get(names.model_id, resource.model_id))
-
-
-class _SameOrigin(HTTPRedirectHandler):
-    """Follows no redirect to another origin: the request carries a key."""
-
-    def redirect_request(
-        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
-    ) -> Request | None:
-        if urlsplit(newurl)[:2] != urlsplit(req.full_url)[:2]:
-            return None
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _opener(url: str) -> OpenerDirector:
-    proxies = ProxyHandler({}) if _is_loopback(urlsplit(url).hostname or "") else ProxyHandler()
-    return build_opener(proxies, _SameOrigin)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _server_message(error: HTTPError) -> str:
-    try:
-        return str(json.loads(error.read())["error"]["message"])
-    except (ValueError, KeyError, TypeError, OSError):
-        return error.reason

@@ -1,4 +1,5 @@
-"""The first resource, its key and its config vars: what `senryu serve` sets up so that a first call just works.
+"""Resources with their keys and config vars: the first one, which `senryu serve` sets up so that a first call just
+works, and those that a person creates.
 
 EMBEDDING follows the model that is served, and the config vars follow EMBEDDING. Every step can be done again:
 the next start makes good one that was cut short. It knows nothing of SQL or of HTTP.
@@ -9,13 +10,14 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from senryu import config_vars
 from senryu.config import Settings
 from senryu.errors import SettingError, StoreError
+from senryu.models import find
 from senryu.store import Store, digest
 from senryu.types import Key, Resource
 
@@ -46,9 +48,61 @@ def provision(store: Store, settings: Settings, model_id: str, origin: str) -> N
             config_vars.update(settings.paths.config_vars, app, values)
 
 
+def create(
+    store: Store,
+    settings: Settings,
+    model_id: str,
+    *,
+    app: str,
+    alias: str,
+    name: str | None,
+    served: Iterable[str],
+) -> Resource:
+    """Provision a model once more, attached to an app with a key of its own, and write its config vars.
+
+    Raises StoreError where a name is taken or cannot be one, SettingError for the name of another model.
+    """
+    names = config_vars.names(alias)
+    with _alone(settings.paths.data / "provision.lock"):
+        refuse_names_of_others(served, model_id)
+        _refuse_held(store, app, alias)
+        resource = store.create_resource(model_id, name=name, served=served)
+        store.attach(resource.id, app=app, alias=alias)
+        url = _known_url(store, settings)
+        secret = store.create_key(resource.id)[1]
+        values = {names.url: url, names.key: secret, names.model_id: model_id}
+        config_vars.update(settings.paths.config_vars, app, values)
+    return resource
+
+
+def refuse_names_of_others(names: Iterable[str], model_id: str) -> None:
+    """Raise SettingError for a name that the catalog has for another model: no model answers for another."""
+    for name in names:
+        entry = find(name)
+        if entry is not None and entry.id != model_id:
+            raise SettingError(f"served name {name!r} is that of the model {entry.id}; choose another one.")
+
+
+def _refuse_held(store: Store, app: str, alias: str) -> None:
+    config_vars.check_app(app)
+    config_vars.check_alias(alias)
+    if any(item.alias == alias for item in store.attachments(app)):
+        raise StoreError(f"app {app!r} has a resource {alias} already; choose another alias with --as.")
+
+
+def _known_url(store: Store, settings: Settings) -> str:
+    """Return where the server last was, as the config vars of any resource say, else where it would listen."""
+    for item in store.attachments():
+        values = config_vars.read(settings.paths.config_vars, item.app)
+        if url := values.get(config_vars.names(item.alias).url):
+            return url
+    return settings.public_url or f"http://{settings.host}:{settings.port}"
+
+
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise StoreError(f"lock {path}: {error.strerror or error}") from error

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from senryu import __version__, logs
-from senryu.config import Settings
+from senryu.config import Settings, option
 
 # NOTE: not "engine", "store" or "app" here: `senryu serve --help` would wait for them.
 
@@ -27,11 +27,24 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
             continue
         default = setting.default if setting.default is not None else "automatic"
         variables = ", ".join(setting.metadata["env"])
+        several = isinstance(default, tuple)
+        default = "none; repeatable" if several else default
         help_text = f"{setting.metadata['doc']}  [{variables}; default: {default}]"
-        command = click.option("--" + setting.name.replace("_", "-"), metavar="VALUE", help=help_text)(
-            command
-        )
+        command = click.option(
+            option(setting),
+            setting.name,
+            metavar="VALUE",
+            help=help_text,
+            multiple=several,
+            callback=_none_if_not_given if several else None,
+        )(command)
     return command
+
+
+def _none_if_not_given(
+    _: click.Context, __: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...] | None:
+    return values or None
 
 
 @click.command()
@@ -55,6 +68,7 @@ def serve(**argv: Any) -> None:
 def run(settings: Settings, began: float) -> None:
     """Build everything and serve until a signal comes."""
     from senryu import pull, server
+    from senryu.cli.provision import refuse_names_of_others
     from senryu.cli.pull import shown_progress
     from senryu.engine import choose_precision
 
@@ -64,6 +78,7 @@ def run(settings: Settings, began: float) -> None:
     with shown_progress() as progress:
         hub = pull.HubSettings.from_environ(os.environ)
         spec = pull.ensure(settings.model, settings.paths.models, hub, progress)
+    refuse_names_of_others(settings.served_names, spec.id)
     with ThreadPoolExecutor(1) as loader:
         # The engine compiles on its own thread while this one imports and opens the rest.
         engine: Future[Any] = loader.submit(_load_engine, spec, precision, settings.threads)
@@ -81,7 +96,9 @@ def run(settings: Settings, began: float) -> None:
     model = Model(spec, tokenizer, loaded, Batcher(loaded, settings.queue_tokens), fingerprint(spec, loaded))
     # NOTE: only now: EMBEDDING must not move to a model that cannot be served.
     provision(store, settings, spec.id, origin)
-    admission = Admission(store, lambda model_id: spec.names if model_id == spec.id else ())
+    admission = Admission(
+        store, lambda model_id: spec.names if model_id == spec.id else (), settings.served_names
+    )
     command = own_command(os.environ)
     app = App(Pipeline({spec.id: model}, admission), settings, origin=origin, command=command)
 

@@ -5,19 +5,28 @@ Source: devcenter.heroku.com/articles/heroku-inference-api-v1-embeddings, and do
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
-import orjson
-
+from senryu.dialects import Dialect, Fault
+from senryu.dialects.fields import (
+    Reader,
+    boolean,
+    ignored_text,
+    model,
+    one_of,
+    read,
+    refuse_unknown,
+    required,
+    texts,
+    whole_number,
+)
 from senryu.dialects.strict_json import kind, parse_object, shown
-from senryu.errors import InvalidRequest
-from senryu.types import Codes, EmbedRequest, EmbedResult, OutputType, Task, Truncate
-
-E = TypeVar("E", bound=StrEnum)
+from senryu.dialects.vectors import array, base64_rows, dumps
+from senryu.errors import BodyTooLarge, InputTooLong, InvalidRequest, TooManyInputs, UnknownTokenId
+from senryu.types import EmbedRequest, EmbedResult, Inputs, OutputType, Task, Truncate
 
 
 class Encoding(StrEnum):
@@ -41,14 +50,9 @@ class Call:
 def parse(body: bytes) -> Call:
     """Read a request. Raises InvalidRequest naming the field, what was given and what is allowed."""
     given = parse_object(body)
-    if not _boolean("allow_ignored_params", given.get("allow_ignored_params"), default=False):
-        for name in given:
-            if name not in FIELDS:
-                raise InvalidRequest(
-                    f"Unknown field {shown(name)}. Known are {', '.join(FIELDS)}; other fields are ignored "
-                    "with 'allow_ignored_params': true."
-                )
-    values = {name: read(name, given.get(name)) for name, read in FIELDS.items()}
+    if not boolean("allow_ignored_params", given.get("allow_ignored_params")):
+        refuse_unknown(given, FIELDS, "; other fields are ignored with 'allow_ignored_params': true")
+    values = read(FIELDS, given)
     return Call(
         EmbedRequest(
             model=values["model"],
@@ -62,60 +66,32 @@ def parse(body: bytes) -> Call:
     )
 
 
-def _required(name: str, value: Any) -> Any:
-    if value is None:
-        raise InvalidRequest(f"'{name}' is required, and is missing or null.")
-    return value
+def _input(name: str, value: Any) -> Inputs:
+    value = required(name, value)
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, list):
+        raise InvalidRequest(
+            f"'{name}' must be a string, an array of strings, or token ids; it is {kind(value)}."
+        )
+    if items and type(items[0]) is int:
+        return (_token_ids(name, items),)
+    if items and isinstance(items[0], list):
+        return tuple(_token_ids(f"{name}[{index}]", item) for index, item in enumerate(items))
+    return texts(name, items)
 
 
-def _model(name: str, value: Any) -> str:
-    value = _required(name, value)
-    if not isinstance(value, str) or not value:
-        raise InvalidRequest(f"'{name}' must be the name of a model, as a string; it is {shown(value)}.")
-    return _encodable(name, value)
-
-
-def _input(name: str, value: Any) -> tuple[str, ...]:
-    value = _required(name, value)
-    texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list):
-        raise InvalidRequest(f"'{name}' must be a string or an array of strings; it is {kind(value)}.")
-    if not texts:
-        raise InvalidRequest(f"'{name}' is an empty array; at least one string is required.")
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InvalidRequest(f"{name}[{index}] must be a string; it is {kind(text)}.")
-        if not text:
+def _token_ids(name: str, value: Any) -> tuple[int, ...]:
+    """Read one text as ids; whether the model has them is only known with the model."""
+    if not isinstance(value, list):
+        raise InvalidRequest(f"{name} must be an array of token ids, as the others are; it is {kind(value)}.")
+    if not value:
+        raise InvalidRequest(f"{name} is an empty array; every input needs at least one token id.")
+    for index, token_id in enumerate(value):
+        if type(token_id) is not int or token_id < 0:
             raise InvalidRequest(
-                f"{name}[{index}] is an empty string; every string needs at least one character."
+                f"{name}[{index}] must be a token id, a whole number from 0 on; it is {shown(token_id)}."
             )
-        _encodable(f"{name}[{index}]", text)
-    return tuple(texts)
-
-
-def _encodable(name: str, text: str) -> str:
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            code = ord(text[error.start])
-            raise InvalidRequest(
-                f"{name} has a lone surrogate, U+{code:04X}, at character {error.start}; it is not valid Unicode."
-            ) from None
-    return text
-
-
-def _one_of(enum: type[E], default: E, aliases: Mapping[str, str] | None = None) -> Callable[[str, Any], E]:
-    allowed = (*enum, *(aliases or {}))
-
-    def read(name: str, value: Any) -> E:
-        if value is None:
-            return default
-        if isinstance(value, str) and value in allowed:
-            return enum((aliases or {}).get(value, value))
-        raise InvalidRequest(f"'{name}' is {shown(value)}; it must be one of {', '.join(allowed)}.")
-
-    return read
+    return tuple(value)
 
 
 def _output_type(name: str, value: Any) -> OutputType:
@@ -125,65 +101,42 @@ def _output_type(name: str, value: Any) -> OutputType:
         )
     if isinstance(value, list):
         value = value[0] if value and value[0] is not None else []  # neither is a type
-    return _one_of(OutputType, OutputType.FLOAT)(name, value)
+    return one_of(OutputType, OutputType.FLOAT)(name, value)
 
 
-def _boolean(name: str, value: Any, *, default: bool) -> bool:
-    if value is None:
-        return default
-    if not isinstance(value, bool):
-        raise InvalidRequest(f"'{name}' must be true or false; it is {shown(value)}.")
-    return value
-
-
-def _dimensions(name: str, value: Any) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise InvalidRequest(f"'{name}' must be a whole number above 0; it is {shown(value)}.")
-    return value
-
-
-def _user(name: str, value: Any) -> None:
-    if value is not None and not isinstance(value, str):
-        raise InvalidRequest(f"'{name}' must be a string; it is {kind(value)}.")
-
-
-FIELDS: Mapping[str, Callable[[str, Any], Any]] = {
-    "model": _model,
+FIELDS: Mapping[str, Reader] = {
+    "model": model,
     "input": _input,
-    "input_type": _one_of(Task, Task.SEARCH_DOCUMENT),
-    "encoding_format": _one_of(Encoding, Encoding.RAW, {"float": "raw"}),
+    "input_type": one_of(Task, Task.SEARCH_DOCUMENT),
+    "encoding_format": one_of(Encoding, Encoding.RAW, {"float": "raw"}),
     "embedding_type": _output_type,
-    "allow_ignored_params": lambda name, value: _boolean(name, value, default=False),
-    "dimensions": _dimensions,
-    "truncate": _one_of(Truncate, Truncate.END),
-    "user": _user,
+    "allow_ignored_params": boolean,
+    "dimensions": whole_number,
+    "truncate": one_of(Truncate, Truncate.END),
+    "user": ignored_text,
 }
 
 
 # ---- response -----------------------------------------------------------------------------------------------
 
 
-def render(call: Call, result: EmbedResult, *, user_agent: str = "") -> bytes:
-    """Write the answer, floats as the shortest decimals that give back the same float32."""
+def render(call: Call, result: EmbedResult, *, user_agent: str = "", request_id: str = "") -> bytes:
+    """Write the answer."""
     (codes,) = result.embeddings.values()
-    rows = _base64_rows(codes) if call.encoding is Encoding.BASE64 else list(codes)
+    rows = base64_rows(codes) if call.encoding is Encoding.BASE64 else list(codes)
     # NOTE: Heroku's own command line reads the plural key when it prints a vector.
     names = ("embedding", "embeddings") if user_agent.startswith("heroku-cli-plugin-ai/") else ("embedding",)
-    answer = {
-        "object": "list",
-        "data": [
-            {"object": "embedding", "index": index} | dict.fromkeys(names, row)
-            for index, row in enumerate(rows)
-        ],
-        "model": result.model,
-        "usage": {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens},
-    }
-    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def _base64_rows(codes: Codes) -> list[str]:
-    little_endian = codes.astype(codes.dtype.newbyteorder("<"), copy=False)
-    return [base64.b64encode(row.tobytes()).decode("ascii") for row in little_endian]
+    items = [
+        {"object": "embedding", "index": index} | dict.fromkeys(names, row) for index, row in enumerate(rows)
+    ]
+    return dumps(
+        {
+            "object": "list",
+            "data": array(items),
+            "model": result.model,
+            "usage": {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens},
+        }
+    )
 
 
 ERROR_TYPES: Mapping[int, str] = {
@@ -194,8 +147,35 @@ ERROR_TYPES: Mapping[int, str] = {
 }
 
 
+def error_type(status: int) -> str:
+    """Return the `type` of an error."""
+    return ERROR_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+
+
+OTHER_PATH = "POST /openai/v1/embeddings takes 2048 inputs of any length (base URL <origin>/openai/v1)."
+OWN_IDS = (
+    "Token ids are taken as ids of the model's own vocabulary. LangChain's OpenAIEmbeddings sends those of another "
+    "one unless it is given check_embedding_ctx_length=False."
+)
+
+
+def message(error: Exception) -> str:
+    """Say an error, with the way out where OpenAI's clients have one."""
+    match error:
+        case TooManyInputs() | InputTooLong() | BodyTooLarge():
+            return f"{error} {OTHER_PATH}"
+        case UnknownTokenId():
+            return f"{error} {OWN_IDS}"
+    return str(error)
+
+
 def render_error(status: int, message: str) -> bytes:
     """Write an error of any status in this dialect's one shape."""
-    fallback = "server_error" if status >= 500 else "invalid_request_error"
-    error_type = ERROR_TYPES.get(status, fallback)
-    return orjson.dumps({"error": {"code": status, "message": message, "type": error_type}})
+    return dumps({"error": {"code": status, "message": message, "type": error_type(status)}})
+
+
+def _render_fault(fault: Fault) -> bytes:
+    return render_error(fault.status, fault.message)
+
+
+DIALECT = Dialect(parse, render, message, _render_fault)

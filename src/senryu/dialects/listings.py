@@ -58,9 +58,12 @@ def _performance(performance: Performance) -> str:
 
 
 def openai_list(resources: Iterable[Resource]) -> bytes:
-    """Write OpenAI's list of models."""
-    by_model = {resource.model_id: resource for resource in resources}
-    return dumps({"object": "list", "data": [_openai(name, by_model[name]) for name in by_model]})
+    """Write OpenAI's list of models: each by its id, then by the extra names that it is served under."""
+    by_name: dict[str, Resource] = {}
+    for resource in resources:
+        for name in (resource.model_id, *resource.served_names):
+            by_name.setdefault(name, resource)
+    return dumps({"object": "list", "data": [_openai(name, by_name[name]) for name in by_name]})
 
 
 def openai_model(name: str, resource: Resource) -> bytes:

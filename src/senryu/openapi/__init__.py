@@ -6,21 +6,25 @@ from model to model is said in words or by example.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from senryu import __version__
 from senryu.config import DEFAULT_MODEL
-from senryu.openapi import answers, examples
-from senryu.openapi.schemas import Json, list_of, ref, schemas
+from senryu.openapi import answers, cohere, examples
+from senryu.openapi.schemas import schemas
+from senryu.openapi.words import Json, list_of, ref
 
 __all__ = ["document"]
 
 ABOUT = """\
 Text in, vectors out. Senryu answers `POST /v1/embeddings` in the words of Heroku's Managed Inference, and
-OpenAI's client libraries read its answers.
+OpenAI's client libraries read its answers. Below `/openai/v1` it has OpenAI's limits and errors; at `/v1/embed` and
+`/v2/embed` it speaks as Cohere does.
 
 A body is read as JSON in UTF-8 whatever its `content-type` says. Every error is JSON, whatever the route. The
-same text gives the same bits, whatever else is being computed, wherever `x-senryu-fingerprint` is equal."""
+same text gives the same bits, whatever else is being computed, wherever `x-senryu-fingerprint` is equal, on every
+one of these paths."""
 
 BEARER = """\
 A key, as `senryu config` prints it. It belongs to one model, unless it was made for all. It is checked before
@@ -48,7 +52,7 @@ def document(*, server_url: str, models: tuple[str, ...]) -> Json:
         "security": [{"bearerAuth": []}],
         "tags": [{"name": name, "description": says} for name, says in TAGS.items()],
         "paths": {
-            "/v1/embeddings": {"post": _create_embeddings(server_url, names[0])},
+            **{path: {"post": route} for path, route in _embeddings(server_url, names[0]).items()},
             **{path: {"get": route} for path, route in {**_models(names[0]), **_operation()}.items()},
         },
         "components": {
@@ -60,43 +64,103 @@ def document(*, server_url: str, models: tuple[str, ...]) -> Json:
     }
 
 
-def _create_embeddings(server_url: str, model: str) -> Json:
+@dataclass(frozen=True, slots=True)
+class _Embedding:
+    """A path on which texts become vectors."""
+
+    name: str
+    summary: str
+    says: str
+    request: str
+    requests: Json
+    response: str
+    responses: Json
+    dialect: str = ""
+
+
+def _embeddings(server_url: str, model: str) -> Json:
+    own = "EmbeddingRequest", examples.requests(model), "EmbeddingResponse", examples.responses(model)
+    order = "One vector for each text, in the order of the texts."
+    by_type = {"float": [examples.FLOATS], "ubinary": [examples.BITS]}
+    routes = {
+        "/v1/embeddings": _Embedding("createEmbeddings", "Turn texts into vectors", order, *own),
+        "/embeddings": _Embedding(
+            "createEmbeddingsAtOrigin",
+            "The same, for OpenAI's clients that were given the bare origin",
+            "As `POST /v1/embeddings` in everything.",
+            *own,
+        ),
+        "/openai/v1/embeddings": _Embedding(
+            "createOpenAIEmbeddings",
+            "The same with OpenAI's limits",
+            "Up to 2,048 texts of any length and 300,000 tokens, and OpenAI's errors.",
+            "OpenAIEmbeddingRequest",
+            *own[1:],
+            dialect="openai",
+        ),
+        "/v2/embed": _Embedding(
+            "cohereEmbedV2",
+            "Turn texts into vectors of several types, as Cohere does",
+            order,
+            "CohereV2Request",
+            cohere.v2_requests(model),
+            "CohereV2Response",
+            examples.one(cohere.answer(by_type, 2)),
+            "cohere",
+        ),
+        "/v1/embed": _Embedding(
+            "cohereEmbedV1",
+            "The same in Cohere's first version",
+            order,
+            "CohereV1Request",
+            cohere.v1_requests(model),
+            "CohereV1Response",
+            examples.one(cohere.answer([examples.FLOATS], 1)),
+            "cohere",
+        ),
+    }
+    found = {path: _create(route) for path, route in routes.items()}
+    found["/v1/embeddings"]["x-codeSamples"] = examples.code_samples(server_url, model)
+    return found
+
+
+def _create(route: _Embedding) -> Json:
     return {
-        "operationId": "createEmbeddings",
+        "operationId": route.name,
         "tags": ["Embeddings"],
-        "summary": "Turn texts into vectors",
-        "description": "One vector for each text, in the order of the texts.",
-        "parameters": [
-            {
-                "name": "x-request-id",
-                "in": "header",
-                "description": "An id of your own, 1 to 128 visible ASCII characters, which the answer has "
-                "too. Anything else is replaced.",
-                "schema": {"type": "string"},
-            },
-            {
-                "name": "x-request-timeout",
-                "in": "header",
-                "description": "Seconds that you are ready to wait, up to the server's maximum. Then 503.",
-                "schema": {"type": "string", "pattern": r"^[0-9]{1,6}(\.[0-9]{1,6})?$"},
-            },
-        ],
+        "summary": route.summary,
+        "description": route.says,
+        "parameters": _PARAMETERS,
         "requestBody": {
             "required": True,
-            "content": answers.json_content(ref("schemas", "EmbeddingRequest"), examples.requests(model)),
+            "content": answers.json_content(ref("schemas", route.request), route.requests),
         },
         "responses": {
             "200": {
                 "description": "The vectors, in input order.",
                 "headers": answers.header_refs(*answers.HEADERS_OF_EMBEDDINGS),
-                "content": answers.json_content(
-                    ref("schemas", "EmbeddingResponse"), examples.responses(model)
-                ),
+                "content": answers.json_content(ref("schemas", route.response), route.responses),
             },
-            **answers.failure_refs(*answers.FAILURES),
+            **answers.failure_refs(*answers.FAILURES, dialect=route.dialect),
         },
-        "x-codeSamples": examples.code_samples(server_url, model),
     }
+
+
+_PARAMETERS: list[Json] = [
+    {
+        "name": "x-request-id",
+        "in": "header",
+        "description": "An id of your own, 1 to 128 visible ASCII characters, which the answer has too. Anything "
+        "else is replaced.",
+        "schema": {"type": "string"},
+    },
+    {
+        "name": "x-request-timeout",
+        "in": "header",
+        "description": "Seconds that you are ready to wait, up to the server's maximum. Then 503.",
+        "schema": {"type": "string", "pattern": r"^[0-9]{1,6}(\.[0-9]{1,6})?$"},
+    },
+]
 
 
 def _models(model: str) -> Json:
@@ -128,7 +192,23 @@ def _models(model: str) -> Json:
             ref("schemas", "Model"),
             examples.model(model),
             refusals=("403", "404"),
-            id_is="The model's id or alias.",
+            id_is="The model's id or another of its names.",
+        ),
+        "/openai/v1/models": _with_key(
+            "listModelsForOpenAI",
+            "The same list, below OpenAI's base path",
+            ref("schemas", "ModelList"),
+            {"object": "list", "data": [examples.model(model)]},
+            dialect="openai",
+        ),
+        "/openai/v1/models/{id}": _with_key(
+            "getModelForOpenAI",
+            "The same model, below OpenAI's base path",
+            ref("schemas", "Model"),
+            examples.model(model),
+            refusals=("403", "404"),
+            id_is="The model's id or another of its names.",
+            dialect="openai",
         ),
     }
 
@@ -147,12 +227,19 @@ def _operation() -> Json:
 
 
 def _with_key(
-    name: str, summary: str, schema: Json, example: Any, *, refusals: tuple[str, ...] = (), id_is: str = ""
+    name: str,
+    summary: str,
+    schema: Json,
+    example: Any,
+    *,
+    refusals: tuple[str, ...] = (),
+    id_is: str = "",
+    dialect: str = "",
 ) -> Json:
     content = answers.json_content(schema, examples.one(example))
     parameter = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
     return {
-        **_route(name, "Models", summary, content, ("401", *refusals)),
+        **_route(name, "Models", summary, content, ("401", *refusals), dialect),
         **({"parameters": [{**parameter, "description": id_is}]} if id_is else {}),
     }
 
@@ -175,13 +262,15 @@ def _text(name: str, summary: str, media_type: str, example: str | None = None) 
     return {**_route(name, "Operation", summary, content, ()), "security": []}
 
 
-def _route(name: str, tag: str, summary: str, content: Json, refusals: tuple[str, ...]) -> Json:
+def _route(
+    name: str, tag: str, summary: str, content: Json, refusals: tuple[str, ...], dialect: str = ""
+) -> Json:
     answer = {
         "description": "The answer.",
         "headers": answers.header_refs("x-request-id"),
         "content": content,
     }
-    failures = answers.failure_refs(*sorted({*refusals, "405", "500"}))
+    failures = answers.failure_refs(*sorted({*refusals, "405", "500"}), dialect=dialect)
     return {
         "operationId": name,
         "tags": [tag],

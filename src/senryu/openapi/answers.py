@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from senryu.config import DEFAULT_MODEL
 from senryu.openapi.examples import one
-from senryu.openapi.schemas import Json, ref
+from senryu.openapi.words import Json, ref
 
 # name: (type, what it says, example)
 HEADERS: dict[str, tuple[str, str, str | int]] = {
@@ -68,7 +68,8 @@ FAILURES = {
         "invalid_request_error",
         "The body is not JSON, or a field is missing, unknown, of the wrong type or out of bounds. "
         "The message names the field, what was given and what is allowed.",
-        "input[1] has 2049 characters; at most 2048 are allowed.",
+        "input[1] has 2049 characters; at most 2048 are allowed. POST /openai/v1/embeddings takes 2048 inputs of "
+        "any length (base URL <origin>/openai/v1).",
     ),
     "401": Failure(
         "authentication_error",
@@ -100,13 +101,14 @@ FAILURES = {
     "413": Failure(
         "invalid_request_error",
         "The body is longer than any legal request can be.",
-        "The body has 31457280 bytes; at most 2424832 are allowed.",
+        "The body has 31457280 bytes; at most 2424832 are allowed. POST /openai/v1/embeddings takes 2048 inputs of "
+        "any length (base URL <origin>/openai/v1).",
     ),
     "429": Failure(
         "rate_limit_error",
         "The queue is full. The same request succeeds later.",
-        "The queue is full: 131000 tokens are waiting, this request needs 512, and at most 131072 may "
-        "wait. Try again later, or send fewer or shorter texts.",
+        "The queue is full: 393000 tokens are waiting, this request needs 512, and at most 393216 may wait. "
+        "Try again later.",
         ("retry-after",),
     ),
     "500": Failure(
@@ -131,17 +133,50 @@ def headers() -> Json:
     }
 
 
+# Where the other dialects say something else: status: message; and OpenAI's words for programs.
+COHERE_MESSAGES = {"400": "total number of texts must be at most 96 - received 131"}
+OPENAI_MESSAGES = {"400": "'input' has 2049 strings; at most 2048 are allowed in one request."}
+OPENAI_CODES = {
+    "401": "invalid_api_key",
+    "403": "model_not_found",
+    "404": "model_not_found",
+    "405": "method_not_supported",
+    "429": "rate_limit_exceeded",
+}
+OPENAI_PARAMS = {"400": "input", "404": "model"}
+
+
 def failures() -> Json:
-    """Return the response of every status that is an error."""
-    return {status: _failure(int(status), failure) for status, failure in FAILURES.items()}
+    """Return the response of every status that is an error: by status in Heroku's shape, else after its dialect."""
+    found: Json = {}
+    for status, failure in FAILURES.items():
+        error = {"code": int(status), "message": failure.message, "type": failure.type}
+        found[status] = _failure(status, "Error", {"error": error})
+    for status, failure in FAILURES.items():
+        found[f"openai-{status}"] = _failure(status, "OpenAIError", _openai(status, failure))
+    for status, failure in FAILURES.items():
+        message = COHERE_MESSAGES.get(status, failure.message)
+        value = {"id": str(HEADERS["x-request-id"][2]), "message": message}
+        found[f"cohere-{status}"] = _failure(status, "CohereError", value)
+    return found
 
 
-def _failure(code: int, failure: Failure) -> Json:
-    value = {"error": {"code": code, "message": failure.message, "type": failure.type}}
+def _openai(status: str, failure: Failure) -> Json:
+    error = {
+        "message": OPENAI_MESSAGES.get(status, failure.message),
+        "type": failure.type,
+        "param": OPENAI_PARAMS.get(status),
+        "code": OPENAI_CODES.get(status),
+    }
+    return {"error": error}
+
+
+def _failure(status: str, schema: str, value: Json) -> Json:
+    failure = FAILURES[status]
     return {
         "description": failure.when,
         "headers": header_refs("x-request-id", *failure.headers),
-        "content": json_content(ref("schemas", "Error"), one(value, str(code))),
+        "content": json_content(ref("schemas", schema), one(value, status)),
     }
 
 
@@ -150,9 +185,10 @@ def header_refs(*names: str) -> Json:
     return {name: ref("headers", name) for name in names}
 
 
-def failure_refs(*statuses: str) -> Json:
-    """Point at the responses of statuses that are errors."""
-    return {status: ref("responses", status) for status in statuses}
+def failure_refs(*statuses: str, dialect: str = "") -> Json:
+    """Point at the responses of statuses that are errors, in Heroku's shape or another dialect's."""
+    prefix = f"{dialect}-" if dialect else ""
+    return {status: ref("responses", prefix + status) for status in statuses}
 
 
 def json_content(schema: Json, examples: Json) -> Json:

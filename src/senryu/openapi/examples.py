@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from senryu.openapi.schemas import MAX_CHARS, MAX_INPUTS, Json
+from senryu.openapi.words import MAX_CHARS, MAX_INPUTS, Json
 
 # NOTE: real answers of the default model to "hello world". The floats are those of f32, and differ from the
 # third digit on in bf16; the bits are the same in both.

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
-
+from senryu.openapi import cohere
+from senryu.openapi.words import (
+    MAX_CHARS,
+    MAX_INPUTS,
+    OPENAI_MAX_INPUTS,
+    OPENAI_MAX_TOKENS,
+    Json,
+    choice,
+    list_of,
+    model_field,
+    number,
+    object_of,
+    ref,
+    text,
+)
 from senryu.types import OutputType, Task, Truncate
 
-Json: TypeAlias = dict[str, Any]
-
-MAX_INPUTS = 96
-MAX_CHARS = 2048
 ERROR_TYPES = (
     "invalid_request_error",
     "authentication_error",
@@ -23,12 +32,13 @@ ERROR_TYPES = (
 def schemas(models: tuple[str, ...]) -> Json:
     """Return every schema by name."""
     return {
-        "EmbeddingRequest": _request(models),
-        "EmbeddingResponse": _object(
+        "EmbeddingRequest": _request(models, MAX_INPUTS, MAX_CHARS),
+        "OpenAIEmbeddingRequest": _request(models, OPENAI_MAX_INPUTS, None),
+        "EmbeddingResponse": object_of(
             {
                 "object": {"const": "list"},
                 "data": list_of("Embedding"),
-                "model": _text("The model's name, as the caller gave it."),
+                "model": text("The model's name, as the caller gave it."),
                 "usage": ref("schemas", "Usage"),
             }
         ),
@@ -36,19 +46,25 @@ def schemas(models: tuple[str, ...]) -> Json:
         "Vector": _VECTOR,
         "Usage": _USAGE,
         "Error": _ERROR,
+        "OpenAIError": _OPENAI_ERROR,
         "Resource": _RESOURCE,
         "AvailableModel": _AVAILABLE_MODEL,
         "Model": _MODEL,
-        "ModelList": _object({"object": {"const": "list"}, "data": list_of("Model")}),
-        "Status": _object({"status": {"const": "ok"}}),
+        "ModelList": object_of({"object": {"const": "list"}, "data": list_of("Model")}),
+        "Status": object_of({"status": {"const": "ok"}}),
+        **cohere.schemas(models),
     }
 
 
-def _request(models: tuple[str, ...]) -> Json:
+def _request(models: tuple[str, ...], max_inputs: int, max_chars: int | None) -> Json:
     return {
         "type": "object",
         "required": ["model", "input"],
-        "properties": _request_fields(models),
+        "properties": {
+            "model": model_field(models),
+            "input": _input(max_inputs, max_chars),
+            **_OPTIONAL_FIELDS,
+        },
         "unevaluatedProperties": False,
         "if": {
             "required": ["allow_ignored_params"],
@@ -60,88 +76,28 @@ def _request(models: tuple[str, ...]) -> Json:
     }
 
 
-def _request_fields(models: tuple[str, ...]) -> Json:
-    text = {"type": "string", "minLength": 1, "maxLength": MAX_CHARS}
+def _input(max_inputs: int, max_chars: int | None) -> Json:
+    one: Json = {"type": "string", "minLength": 1}
+    token_ids = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+    if max_chars is not None:
+        one["maxLength"] = max_chars
+    several = {"minItems": 1, "maxItems": max_inputs}
+    limits = (
+        f"At most {OPENAI_MAX_TOKENS:,} tokens in all, after each text was cut to what the model reads."
+        if max_chars is None
+        else "The limits are settings of the model resource; these are the defaults."
+    )
     return {
-        "model": {
-            **_text("Id or alias of the model that the key is for."),
-            "minLength": 1,
-            "examples": list(models),
-        },
-        "input": {
-            "anyOf": [text, {"type": "array", "items": text, "minItems": 1, "maxItems": MAX_INPUTS}],
-            "description": "One text or several. Characters are Unicode code points. The limits are settings "
-            "of the model resource; these are the defaults.",
-        },
-        "input_type": _choice(
-            [task.value for task in Task],
-            Task.SEARCH_DOCUMENT.value,
-            "What the vectors are for. It chooses the prompt that the model was trained with; a model "
-            "that has none ignores it.",
-        ),
-        "encoding_format": _choice(
-            ["raw", "base64", "float"],
-            "raw",
-            "How a vector is written: `raw` is a JSON array, `base64` the little-endian bytes of the same "
-            "numbers. `float` is another name of `raw`.",
-        ),
-        "embedding_type": _EMBEDDING_TYPE,
-        "dimensions": {
-            "type": ["integer", "null"],
-            "minimum": 1,
-            "default": None,
-            "description": "Length of the vectors: the model's own, which is the default, or a shorter one "
-            "that the model declares. `GET /models/{id}` lists them.",
-        },
-        "truncate": _choice(
-            [side.value for side in Truncate],
-            Truncate.END.value,
-            "Which end of a text is cut off when it has more tokens than the model reads. `NONE` refuses it "
-            "instead, naming the token count and the limit.",
-        ),
-        "allow_ignored_params": {
-            "type": ["boolean", "null"],
-            "default": False,
-            "description": "Whether a field that is not listed here is ignored. Otherwise it is refused.",
-        },
-        "user": {
-            "type": ["string", "null"],
-            "default": None,
-            "description": "Taken, because OpenAI's clients may send it. It is not used and not logged.",
-        },
+        "anyOf": [
+            one,
+            {"type": "array", "items": one, **several},
+            token_ids,
+            {"type": "array", "items": token_ids, **several},
+        ],
+        "description": "One text or several. Characters are Unicode code points. A text may also be given as the "
+        "ids of its tokens in the model's own vocabulary, without prompt and special tokens, which are added. "
+        + limits,
     }
-
-
-def _text(description: str) -> Json:
-    return {"type": "string", "description": description}
-
-
-def _number(description: str) -> Json:
-    return {"type": "integer", "minimum": 0, "description": description}
-
-
-def _choice(values: list[str], default: str, description: str) -> Json:
-    return {
-        "type": ["string", "null"],
-        "enum": [*values, None],
-        "default": default,
-        "description": description,
-    }
-
-
-def _object(properties: Json, *, optional: tuple[str, ...] = ()) -> Json:
-    required = [name for name in properties if name not in optional]
-    return {"type": "object", "required": required, "properties": properties}
-
-
-def list_of(schema: str) -> Json:
-    """Return the schema of an array of a named one."""
-    return {"type": "array", "items": ref("schemas", schema)}
-
-
-def ref(kind: str, name: str) -> Json:
-    """Point at a component."""
-    return {"$ref": f"#/components/{kind}/{name}"}
 
 
 _TYPE_NAME: Json = {"type": "string", "enum": [output_type.value for output_type in OutputType]}
@@ -186,10 +142,10 @@ _VECTOR: Json = {
     ],
 }
 
-_EMBEDDING: Json = _object(
+_EMBEDDING: Json = object_of(
     {
         "object": {"const": "embedding"},
-        "index": _number("Which input it belongs to, from 0."),
+        "index": number("Which input it belongs to, from 0."),
         "embedding": ref("schemas", "Vector"),
         "embeddings": {
             **ref("schemas", "Vector"),
@@ -200,64 +156,116 @@ _EMBEDDING: Json = _object(
     optional=("embeddings",),
 )
 
-_USAGE: Json = _object(
+_USAGE: Json = object_of(
     {
-        "prompt_tokens": _number(
+        "prompt_tokens": number(
             "Tokens that the model read: after cutting, prompt and special tokens included."
         ),
-        "total_tokens": _number("The same number."),
+        "total_tokens": number("The same number."),
     }
 )
 
-_ERROR: Json = _object(
+_ERROR: Json = object_of(
     {
-        "error": _object(
+        "error": object_of(
             {
                 "code": {"type": "integer", "description": "The status again."},
-                "message": _text("A sentence for the person who has to act."),
+                "message": text("A sentence for the person who has to act."),
                 "type": {"type": "string", "enum": list(ERROR_TYPES)},
             }
         )
     }
 )
 
-_RESOURCE: Json = _object(
+_RESOURCE: Json = object_of(
     {
-        "id": _text("The resource's id."),
-        "name": _text("The resource's name."),
-        "model_id": _text("What to send as `model`."),
+        "id": text("The resource's id."),
+        "name": text("The resource's name."),
+        "model_id": text("What to send as `model`."),
         "ready": {"type": "string", "enum": ["Yes", "No"]},
-        "avg_performance": _text("Latency and throughput, in words."),
+        "avg_performance": text("Latency and throughput, in words."),
         "created": {"type": "string", "format": "date-time"},
         "type": {"type": "array", "items": {"type": "string"}},
-        "dimensions": _number("Length of a vector, unless `dimensions` asks for a shorter one."),
+        "dimensions": number("Length of a vector, unless `dimensions` asks for a shorter one."),
         "dimensions_supported": {"type": "array", "items": {"type": "integer"}},
-        "max_tokens": _number("Tokens that the model reads of one text."),
-        "max_inputs": _number("Texts that one request may hold."),
-        "max_chars": _number("Characters that one text may have."),
+        "max_tokens": number("Tokens that the model reads of one text."),
+        "max_inputs": number("Texts that one request may hold."),
+        "max_chars": number("Characters that one text may have."),
         "languages": {"type": "array", "items": {"type": "string"}},
-        "licence": _text("The licence of the weights."),
-        "weights": _text("Where the weights come from."),
-        "precision": _text("Number format of the matrix products."),
-        "engine": _text("What runs the model."),
+        "licence": text("The licence of the weights."),
+        "weights": text("Where the weights come from."),
+        "precision": text("Number format of the matrix products."),
+        "engine": text("What runs the model."),
         "reproducible": {"type": "boolean", "description": "Whether the same text gives the same bits."},
-        "fingerprint": _text("As in `x-senryu-fingerprint`."),
+        "fingerprint": text("As in `x-senryu-fingerprint`."),
     }
 )
 
-_AVAILABLE_MODEL: Json = _object(
+_AVAILABLE_MODEL: Json = object_of(
     {
-        "model_id": _text("What to send as `model`."),
+        "model_id": text("What to send as `model`."),
         "type": {"type": "array", "items": {"type": "string"}},
         "regions": {"type": "array", "items": {"type": "string"}},
     }
 )
 
-_MODEL: Json = _object(
+_MODEL: Json = object_of(
     {
-        "id": _text("What to send as `model`."),
+        "id": text("What to send as `model`."),
         "object": {"const": "model"},
-        "created": _number("When it was provisioned, in seconds since 1970."),
+        "created": number("When it was provisioned, in seconds since 1970."),
         "owned_by": {"type": "string"},
     }
 )
+
+_OPENAI_ERROR: Json = object_of(
+    {
+        "error": object_of(
+            {
+                "message": text("A sentence for the person who has to act."),
+                "type": {"type": "string", "enum": list(ERROR_TYPES)},
+                "param": {"type": ["string", "null"], "description": "The field at fault, if it is one."},
+                "code": {"type": ["string", "null"], "description": "A word for programs, if there is one."},
+            }
+        )
+    }
+)
+
+_OPTIONAL_FIELDS: Json = {
+    "input_type": choice(
+        [task.value for task in Task],
+        Task.SEARCH_DOCUMENT.value,
+        "What the vectors are for. It chooses the prompt that the model was trained with; a model "
+        "that has none ignores it.",
+    ),
+    "encoding_format": choice(
+        ["raw", "base64", "float"],
+        "raw",
+        "How a vector is written: `raw` is a JSON array, `base64` the little-endian bytes of the same "
+        "numbers. `float` is another name of `raw`.",
+    ),
+    "embedding_type": _EMBEDDING_TYPE,
+    "dimensions": {
+        "type": ["integer", "null"],
+        "minimum": 1,
+        "default": None,
+        "description": "Length of the vectors: the model's own, which is the default, or a shorter one "
+        "that the model declares. `GET /models/{id}` lists them.",
+    },
+    "truncate": choice(
+        [side.value for side in Truncate],
+        Truncate.END.value,
+        "Which end of a text is cut off when it has more tokens than the model reads. `NONE` refuses it "
+        "instead, naming the token count and the limit.",
+    ),
+    "allow_ignored_params": {
+        "type": ["boolean", "null"],
+        "default": False,
+        "description": "Whether a field that is not listed here is ignored. Otherwise it is refused.",
+    },
+    "user": {
+        "type": ["string", "null"],
+        "default": None,
+        "description": "Taken, because OpenAI's clients may send it. It is not used and not logged.",
+    },
+}

@@ -36,8 +36,14 @@ class Reference:
             "authentication": prose(bearer["description"]),
             "operations": "\n".join(self._operation(*operation) for operation in self._operations),
             "headers": _rows(_header(name, header) for name, header in components["headers"].items()),
-            "error_example": _example(_examples(components["responses"]["400"])[0]),
-            "errors": _rows(_error(status, answer) for status, answer in components["responses"].items()),
+            "error_example": "\n".join(
+                code_block(pretty(_examples(answer)[0]["value"]), name)
+                for name, answer in components["responses"].items()
+                if name.endswith("400")
+            ),
+            "errors": _rows(
+                _error(name, answer) for name, answer in components["responses"].items() if name.isdigit()
+            ),
         }
 
     def _contents(self) -> str:
@@ -129,7 +135,7 @@ class Reference:
             return "string"
         kind = schema["type"]
         kind = kind if isinstance(kind, str) else next(name for name in kind if name != "null")
-        return f"array of {self._type(schema['items'])}s" if kind == "array" else str(kind)
+        return f"array of {_plural(self._type(schema['items']))}" if kind == "array" else str(kind)
 
     def _limits(self, schema: Json) -> Iterator[str]:
         """Yield what the schema allows, in words."""
@@ -141,7 +147,8 @@ class Reference:
         if bounds := _bounds(schema, "minLength", "maxLength"):
             yield f"{bounds} characters."
         if bounds := _bounds(schema, "minItems", "maxItems"):
-            yield f"{bounds} items, each of {' '.join(self._limits(schema['items']))}"
+            inner = " ".join(self._limits(schema["items"]))
+            yield f"{bounds} items, each of {inner}" if inner else f"{bounds} items."
         elif "items" in schema:
             yield from self._limits(schema["items"])
         if bounds := _bounds(schema, "minimum", "maximum"):
@@ -162,6 +169,10 @@ class Reference:
                 node = node[step]
             schema = node
         return schema
+
+
+def _plural(kind: str) -> str:
+    return kind.replace("array of", "arrays of", 1) if kind.startswith("array of") else f"{kind}s"
 
 
 def _bounds(schema: Json, least: str, most: str) -> str:

@@ -8,28 +8,27 @@ The migrations hold the schema; the tables here only name columns for queries (a
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
-import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from senryu import __version__
 from senryu.config_vars import check_alias, check_app
 from senryu.errors import StoreError
-from senryu.store.migrations import MIGRATIONS, Utc
+from senryu.store.migrations import MIGRATIONS
+from senryu.store.sqlite import make_private, reason, sqlite
+from senryu.store.tables import applied, attachments, keys, resources, revision, served_names
 from senryu.types import Key, Resource
 
-BUSY_SECONDS = 10  # how long a writer waits for another process's transaction
 MAX_INPUTS = 96  # texts in one request, as the hosted service allows
 MAX_CHARS = 2048  # code points of one text, likewise
 
@@ -59,39 +58,6 @@ class Attachment:
     resource_id: str
 
 
-_applied = sa.Table(
-    "migrations",
-    sa.MetaData(),
-    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("name", sa.Text, nullable=False),
-    sa.Column("applied_at", Utc, nullable=False),
-)
-_resources = sa.table(
-    "resources",
-    sa.column("id", sa.String),
-    sa.column("name", sa.String),
-    sa.column("model_id", sa.Text),
-    sa.column("max_inputs", sa.Integer),
-    sa.column("max_chars", sa.Integer),
-    sa.column("created_at", Utc),
-)
-_attachments = sa.table(
-    "attachments",
-    sa.column("app", sa.String),
-    sa.column("alias", sa.String),
-    sa.column("resource_id", sa.String),
-)
-_keys = sa.table(
-    "keys",
-    sa.column("id", sa.String),
-    sa.column("digest", sa.LargeBinary),
-    sa.column("resource_id", sa.String),
-    sa.column("created_at", Utc),
-    sa.column("revoked_at", Utc),
-)
-_revision = sa.table("revision", sa.column("number", sa.Integer))
-
-
 class Store:
     """An open database. Safe to use from many threads, and beside other processes that have it open."""
 
@@ -108,10 +74,10 @@ class Store:
         Raises StoreError when it cannot be used: damaged, not ours to write, or from a newer Senryu.
         """
         try:
-            _make_private(path)
+            make_private(path)
         except OSError as error:
             raise StoreError(f"database {path}: {error.strerror or error}") from error
-        store = cls(_sqlite(path), path)
+        store = cls(sqlite(path), path)
         try:
             store._migrate()
         except BaseException:
@@ -134,10 +100,7 @@ class Store:
     def resources(self) -> tuple[Resource, ...]:
         """List the resources, oldest first."""
         with self._reading() as connection:
-            rows = connection.execute(
-                sa.select(_resources).order_by(_resources.c.created_at, _resources.c.id)
-            )
-            return tuple(Resource(**row._mapping) for row in rows)
+            return tuple(_read_resources(connection))
 
     def resource(self, id_or_name: str) -> Resource:
         """Find one resource; raises StoreError naming those there are."""
@@ -151,15 +114,21 @@ class Store:
         name: str | None = None,
         max_inputs: int = MAX_INPUTS,
         max_chars: int = MAX_CHARS,
+        served: Iterable[str] = (),
     ) -> Resource:
         """Provision a model, with its limits per request: texts, and code points per text.
 
-        Raises StoreError when the name is taken.
+        It answers to the names in `served` too. Raises StoreError when a name is taken.
         """
+        served = tuple(sorted(set(served)))
         with self._writing() as connection:
-            if name is not None and _look_up(connection, name):
-                raise StoreError(f"there is a resource {name!r} already; choose another name.")
-            return _insert_resource(connection, model_id, name, max_inputs, max_chars)
+            for wanted in (*served, *([name] if name is not None else [])):
+                if _is_taken(connection, wanted):
+                    raise StoreError(f"there is a resource {wanted!r} already; choose another name.")
+            made = _insert_resource(connection, model_id, name, max_inputs, max_chars)
+            for each in served:
+                connection.execute(sa.insert(served_names).values(name=each, resource_id=made.id))
+        return replace(made, served_names=served)
 
     def attach(self, resource_id: str, *, app: str, alias: str) -> Attachment:
         """Give a resource a name in an app; doing it twice is doing it once.
@@ -173,7 +142,7 @@ class Store:
             _find_resource(connection, resource_id)
             held = _held(connection, app, alias)
             if held is None:
-                connection.execute(sa.insert(_attachments), [_values(made)])
+                connection.execute(sa.insert(attachments), [_values(made)])
             elif held != resource_id:
                 raise StoreError(f"{alias} of app {app!r} stands for resource {held}; choose another alias.")
         return made
@@ -199,9 +168,9 @@ class Store:
 
     def attachments(self, app: str | None = None) -> tuple[Attachment, ...]:
         """List the attachments, of one app or of all, by app and alias."""
-        query = sa.select(_attachments).order_by(_attachments.c.app, _attachments.c.alias)
+        query = sa.select(attachments).order_by(attachments.c.app, attachments.c.alias)
         if app is not None:
-            query = query.where(_attachments.c.app == app)
+            query = query.where(attachments.c.app == app)
         with self._reading() as connection:
             return tuple(Attachment(**row._mapping) for row in connection.execute(query))
 
@@ -215,27 +184,27 @@ class Store:
         with self._writing() as connection:
             if resource_id is not None:
                 _find_resource(connection, resource_id)
-            row = connection.execute(sa.select(_keys).where(_keys.c.digest == digest(secret))).first()
+            row = connection.execute(sa.select(keys).where(keys.c.digest == digest(secret))).first()
             if row is not None:
                 return _same_key(Key(**row._mapping), resource_id), secret
             made = Key(str(uuid.uuid4()), digest(secret), resource_id, datetime.now(UTC))
-            connection.execute(sa.insert(_keys), [_values(made)])
+            connection.execute(sa.insert(keys), [_values(made)])
         return made, secret
 
     def move_key(self, key_id: str, resource_id: str) -> Key:
         """Make a key one for another resource, and for that only. Raises StoreError for an unknown one."""
         with self._writing() as connection:
             _find_resource(connection, resource_id)
-            connection.execute(sa.update(_keys).where(_keys.c.id == key_id).values(resource_id=resource_id))
+            connection.execute(sa.update(keys).where(keys.c.id == key_id).values(resource_id=resource_id))
             return _find_key(connection, key_id)
 
     def revoke_key(self, key_id: str) -> Key:
         """Revoke a key for good; revoking it again changes nothing. Raises StoreError for an unknown one."""
         with self._writing() as connection:
             connection.execute(
-                sa.update(_keys)
-                .where(_keys.c.id == key_id)
-                .where(_keys.c.revoked_at.is_(None))
+                sa.update(keys)
+                .where(keys.c.id == key_id)
+                .where(keys.c.revoked_at.is_(None))
                 .values(revoked_at=datetime.now(UTC))
             )
             return _find_key(connection, key_id)
@@ -243,13 +212,13 @@ class Store:
     def keys(self) -> tuple[Key, ...]:
         """List the keys, revoked ones included, oldest first."""
         with self._reading() as connection:
-            rows = connection.execute(sa.select(_keys).order_by(_keys.c.created_at, _keys.c.id))
+            rows = connection.execute(sa.select(keys).order_by(keys.c.created_at, keys.c.id))
             return tuple(Key(**row._mapping) for row in rows)
 
     def revision(self) -> int:
         """Count the changes so far; a number other than before means that something has to be read again."""
         with self._reading() as connection:
-            return int(connection.execute(sa.select(_revision.c.number)).scalar_one())
+            return int(connection.execute(sa.select(revision.c.number)).scalar_one())
 
     @contextmanager
     def _transaction(self, engine: sa.Engine) -> Iterator[sa.Connection]:
@@ -257,7 +226,7 @@ class Store:
             with engine.begin() as connection:
                 yield connection
         except SQLAlchemyError as error:
-            raise StoreError(f"database {self._path}: {_reason(error)}") from error
+            raise StoreError(f"database {self._path}: {reason(error)}") from error
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
@@ -267,14 +236,14 @@ class Store:
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
         with self._transaction(self._writer) as connection:
-            connection.execute(sa.update(_revision).values(number=_revision.c.number + 1))
+            connection.execute(sa.update(revision).values(number=revision.c.number + 1))
             yield connection
 
     def _migrate(self) -> None:
         # NOTE: the write transaction is also the lock between programs that open the database at once
         with self._transaction(self._writer) as connection:
-            _applied.create(connection, checkfirst=True)
-            done = connection.scalar(sa.select(sa.func.max(_applied.c.number))) or 0
+            applied.create(connection, checkfirst=True)
+            done = connection.scalar(sa.select(sa.func.max(applied.c.number))) or 0
             if done > len(MIGRATIONS):
                 raise StoreError(
                     f"database {self._path} has schema {done}, and senryu {__version__} knows it up to "
@@ -283,65 +252,47 @@ class Store:
             for number, migrate in enumerate(MIGRATIONS[done:], done + 1):
                 migrate(connection)
                 connection.execute(
-                    sa.insert(_applied).values(
+                    sa.insert(applied).values(
                         number=number, name=migrate.__name__, applied_at=datetime.now(UTC)
                     )
                 )
 
 
-def _make_private(path: Path) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        # NOTE: SQLite gives its -wal and -shm files the mode of the database file
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    except FileExistsError:
-        # NOTE: by name, not by descriptor: closing one would drop this process's SQLite locks on the file
-        if stat.S_IMODE(path.stat().st_mode) & 0o077:
-            path.chmod(0o600)
-
-
-def _sqlite(path: Path) -> sa.Engine:
-    engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)), hide_parameters=True)
-
-    @sa.event.listens_for(engine, "connect")
-    def prepare(connection: Any, _: object) -> None:
-        connection.isolation_level = None  # NOTE: transactions begin below, not where the driver guesses
-        for pragma in (f"busy_timeout = {BUSY_SECONDS * 1000}", "journal_mode = WAL", "foreign_keys = ON"):
-            connection.execute(f"PRAGMA {pragma}").close()
-
-    @sa.event.listens_for(engine, "begin")
-    def begin(connection: sa.Connection) -> None:
-        # NOTE: a writer that began as a reader fails at once when another one wrote in between
-        writes = connection.get_execution_options().get("write")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine
-
-
-def _reason(error: SQLAlchemyError) -> str:
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    return " ".join(str(cause).split())
-
-
 def _values(made: Resource | Key | Attachment) -> dict[str, Any]:
-    return {name: getattr(made, name) for name in made.__dataclass_fields__}
+    # NOTE: served names are rows of a table of their own.
+    return {name: getattr(made, name) for name in made.__dataclass_fields__ if name != "served_names"}
+
+
+def _read_resources(connection: sa.Connection, where: sa.ColumnElement[bool] | None = None) -> list[Resource]:
+    """Read the resources, oldest first."""
+    query = sa.select(resources).order_by(resources.c.created_at, resources.c.id)
+    rows = connection.execute(query if where is None else query.where(where)).all()
+    served = connection.execute(sa.select(served_names).order_by(served_names.c.name)).all()
+    return [
+        Resource(**row._mapping, served_names=tuple(s.name for s in served if s.resource_id == row.id))
+        for row in rows
+    ]
 
 
 def _look_up(connection: sa.Connection, id_or_name: str) -> Resource | None:
-    wanted = sa.or_(_resources.c.id == id_or_name, _resources.c.name == id_or_name)
-    row = connection.execute(sa.select(_resources).where(wanted)).first()
-    return Resource(**row._mapping) if row else None
+    wanted = sa.or_(resources.c.id == id_or_name, resources.c.name == id_or_name)
+    return next(iter(_read_resources(connection, wanted)), None)
+
+
+def _is_taken(connection: sa.Connection, name: str) -> bool:
+    query = sa.select(served_names.c.name).where(served_names.c.name == name)
+    return _look_up(connection, name) is not None or connection.execute(query).first() is not None
 
 
 def _find_resource(connection: sa.Connection, id_or_name: str) -> Resource:
     if found := _look_up(connection, id_or_name):
         return found
-    there = connection.scalars(sa.select(_resources.c.name).order_by(_resources.c.name)).all()
+    there = connection.scalars(sa.select(resources.c.name).order_by(resources.c.name)).all()
     raise StoreError(f"there is no resource {id_or_name!r}; there are: {', '.join(there) or 'none yet'}.")
 
 
 def _find_key(connection: sa.Connection, key_id: str) -> Key:
-    row = connection.execute(sa.select(_keys).where(_keys.c.id == key_id)).first()
+    row = connection.execute(sa.select(keys).where(keys.c.id == key_id)).first()
     if row is None:
         raise StoreError(f"there is no key with the id {key_id!r}.")
     return Key(**row._mapping)
@@ -356,38 +307,37 @@ def _insert_resource(
 ) -> Resource:
     name = _fresh_name(connection) if name is None else name
     made = Resource(str(uuid.uuid4()), name, model_id, max_inputs, max_chars, datetime.now(UTC))
-    connection.execute(sa.insert(_resources), [_values(made)])
+    connection.execute(sa.insert(resources), [_values(made)])
     return made
 
 
 def _held(connection: sa.Connection, app: str, alias: str) -> str | None:
-    return connection.scalar(sa.select(_attachments.c.resource_id).where(_is_named(app, alias)))
+    return connection.scalar(sa.select(attachments.c.resource_id).where(_is_named(app, alias)))
 
 
 def _is_named(app: str, alias: str) -> sa.ColumnElement[bool]:
-    return sa.and_(_attachments.c.app == app, _attachments.c.alias == alias)
+    return sa.and_(attachments.c.app == app, attachments.c.alias == alias)
 
 
 def _point(connection: sa.Connection, wanted: Attachment) -> None:
-    connection.execute(sa.delete(_attachments).where(_is_named(wanted.app, wanted.alias)))
-    connection.execute(sa.insert(_attachments), [_values(wanted)])
+    connection.execute(sa.delete(attachments).where(_is_named(wanted.app, wanted.alias)))
+    connection.execute(sa.insert(attachments), [_values(wanted)])
 
 
 def _free_first(connection: sa.Connection, model_id: str) -> list[Resource]:
-    query = sa.select(_resources).where(_resources.c.model_id == model_id)
-    rows = connection.execute(query.order_by(_resources.c.created_at, _resources.c.id))
-    return sorted((Resource(**row._mapping) for row in rows), key=lambda each: _is_attached(connection, each))
+    of_model = _read_resources(connection, resources.c.model_id == model_id)
+    return sorted(of_model, key=lambda each: _is_attached(connection, each))
 
 
 def _is_attached(connection: sa.Connection, resource: Resource) -> bool:
-    query = sa.select(_attachments.c.app).where(_attachments.c.resource_id == resource.id)
+    query = sa.select(attachments.c.app).where(attachments.c.resource_id == resource.id)
     return connection.execute(query).first() is not None
 
 
 def _fresh_name(connection: sa.Connection) -> str:
     while True:
         name = f"embedding-{secrets.choice(ADJECTIVES)}-{secrets.randbelow(100_000):05d}"
-        if not _look_up(connection, name):
+        if not _is_taken(connection, name):
             return name
 
 

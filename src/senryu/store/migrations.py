@@ -64,8 +64,22 @@ def m002_create_revision(connection: sa.Connection) -> None:
     connection.execute(sa.insert(revision).values(number=0))
 
 
+def m003_create_served_names(connection: sa.Connection) -> None:
+    """Names that a resource answers to besides its own and its model's, each of one resource."""
+    schema = sa.MetaData()
+    sa.Table("resources", schema, sa.Column("id", sa.String(36), primary_key=True))
+    served_names = sa.Table(
+        "served_names",
+        schema,
+        sa.Column("name", sa.String(200), primary_key=True),
+        sa.Column("resource_id", sa.ForeignKey("resources.id"), nullable=False),
+    )
+    served_names.create(connection, checkfirst=False)
+
+
 Migration: TypeAlias = Callable[[sa.Connection], None]
 MIGRATIONS: tuple[Migration, ...] = (
     m001_create_resources_attachments_and_keys,
     m002_create_revision,
+    m003_create_served_names,
 )

@@ -1,0 +1,50 @@
+"""SQLite: a private file, safe between threads and processes. Knows no table."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+BUSY_SECONDS = 10  # how long a writer waits for another process's transaction
+
+
+def make_private(path: Path) -> None:
+    """Make the file, or take it away from everybody but its owner. Raises OSError."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        # NOTE: SQLite gives its -wal and -shm files the mode of the database file
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        # NOTE: by name, not by descriptor: closing one would drop this process's SQLite locks on the file
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            path.chmod(0o600)
+
+
+def sqlite(path: Path) -> sa.Engine:
+    """Return an engine whose transactions begin as the execution option `write` says."""
+    engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)), hide_parameters=True)
+
+    @sa.event.listens_for(engine, "connect")
+    def prepare(connection: Any, _: object) -> None:
+        connection.isolation_level = None  # NOTE: transactions begin below, not where the driver guesses
+        for pragma in (f"busy_timeout = {BUSY_SECONDS * 1000}", "journal_mode = WAL", "foreign_keys = ON"):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        # NOTE: a writer that began as a reader fails at once when another one wrote in between
+        writes = connection.get_execution_options().get("write")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def reason(error: SQLAlchemyError) -> str:
+    """Return what the database said, on one line."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return " ".join(str(cause).split())
