@@ -4,7 +4,7 @@
 PYTHON_OF_VENV := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format build check-wheel fidelity bench lock clean
+.PHONY: help serve test test-clients check format build check-wheel fidelity bench lock clean
 
 help:  ## List these targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -17,6 +17,12 @@ serve:  ## Install what is missing, fetch the model once, serve on 127.0.0.1:808
 test:  ## Run every test.
 	@scripts/venv dev
 	@exec $(PYTHON_OF_VENV) -m pytest $(ARGS)
+
+# NOTE: the SDKs drive the server of .venv from outside: neither environment holds the other's packages.
+test-clients:  ## Drive a server with every vendor's SDK, and run docs/clients.md as written.
+	@scripts/venv serve
+	@scripts/venv clients
+	@exec .venv-clients/bin/python -m pytest tests/clients $(ARGS)
 
 check:  ## Lint, formatting, types and the import rules.
 	@scripts/venv dev
@@ -49,6 +55,6 @@ bench:  ## Measure Senryu beside other servers; writes bench/RESULTS.md. ARGS="-
 lock:  ## Resolve the pins in requirements/ again; ARGS=--upgrade moves them.
 	scripts/lock $(ARGS)
 
-clean:  ## Remove .venv, dist and caches. Models, keys and the database stay.
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean:  ## Remove both environments, dist and caches. Models, keys and the database stay.
+	rm -rf .venv .venv-clients build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import secrets
+import shlex
 import signal
 import socket
 import subprocess
@@ -78,7 +79,7 @@ class Server:
         self.home = home
         self.key = "inf-" + secrets.token_hex(24)
         self.env = environment(home) | {"SENRYU_KEY": self.key} | dict(env or {})
-        command = [sys.executable, "-m", "senryu", "serve", "--model", str(model), "--port", "0"]
+        command = [*program(), "serve", "--model", str(model), "--port", "0"]
         with (home / "stdout.log").open("wb") as out, (home / "stderr.log").open("wb") as err:
             self.process = subprocess.Popen(
                 [*command, "--host", "127.0.0.1", *args],
@@ -205,6 +206,11 @@ class Server:
         return self.post({"model": self.model_id, "input": input, **fields}, connection=connection)
 
 
+def program() -> list[str]:
+    """Return the command that SENRYU_COMMAND names, else this environment's."""
+    return shlex.split(os.environ.get("SENRYU_COMMAND", "")) or [sys.executable, "-m", "senryu"]
+
+
 def environment(home: Path) -> dict[str, str]:
     """Return the environment of a command: this one's without its settings, a home of its own, f32."""
     kept = {
@@ -218,7 +224,7 @@ def environment(home: Path) -> dict[str, str]:
 def senryu(home: Path, *args: str, env: Mapping[str, str] | None = None) -> str:
     """Run a command to its end and return its standard output; fails with its error output."""
     done = subprocess.run(
-        [sys.executable, "-m", "senryu", *args],
+        [*program(), *args],
         env=environment(home) | dict(env or {}), cwd=home, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, f"senryu {' '.join(args)} ended with code {done.returncode}:\n{done.stderr}"
