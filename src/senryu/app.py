@@ -306,7 +306,14 @@ class App:
         return _page(pages.home(home_context(model, self._origin, command)))
 
     def _document(self) -> dict[str, Any]:
-        return openapi.document(server_url=self._origin, models=tuple(self.pipeline.models))
+        sizes = {
+            size
+            for model in self.pipeline.models.values()
+            for size in (model.spec.dimensions, *model.spec.matryoshka)
+        }
+        return openapi.document(
+            server_url=self._origin, models=tuple(self.pipeline.models), dimensions=tuple(sorted(sizes))
+        )
 
 
 async def _render(dialect: Dialect, call: Call, result: EmbedResult, exchange: Exchange) -> bytes:

@@ -37,8 +37,12 @@ TAGS = {
 }
 
 
-def document(*, server_url: str, models: tuple[str, ...]) -> Json:
-    """Return the document; `models` are the names served here, and the first is the one in the examples."""
+def document(*, server_url: str, models: tuple[str, ...], dimensions: tuple[int, ...] = ()) -> Json:
+    """Return the document.
+
+    `models` are the names served here, and the first is the one in the examples; `dimensions` are the sizes that they
+    have, where these are known.
+    """
     names = models or (DEFAULT_MODEL,)
     return {
         "openapi": "3.1.0",
@@ -58,10 +62,20 @@ def document(*, server_url: str, models: tuple[str, ...]) -> Json:
         "components": {
             "securitySchemes": {"bearerAuth": {"type": "http", "scheme": "bearer", "description": BEARER}},
             "headers": answers.headers(),
-            "schemas": schemas(names),
+            "schemas": _with_sizes(schemas(names), dimensions),
             "responses": answers.failures(),
         },
     }
+
+
+def _with_sizes(all_schemas: Json, dimensions: tuple[int, ...]) -> Json:
+    """Name the sizes that a request may ask for."""
+    for schema in all_schemas.values() if dimensions else ():
+        fields = schema.get("properties", {})
+        for name in ("dimensions", "output_dimension"):
+            if "default" in fields.get(name, {}):
+                fields[name] = fields[name] | {"enum": [*dimensions, None]}
+    return all_schemas
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +172,7 @@ _PARAMETERS: list[Json] = [
         "name": "x-request-timeout",
         "in": "header",
         "description": "Seconds that you are ready to wait, up to the server's maximum. Then 503.",
-        "schema": {"type": "string", "pattern": r"^[0-9]{1,6}(\.[0-9]{1,6})?$"},
+        "schema": {"type": "string", "pattern": r"^(?=[0-9.]*[1-9])[0-9]{1,6}(\.[0-9]{1,6})?$"},
     },
 ]
 
