@@ -19,6 +19,7 @@ class FakeEngine:
     precision = Precision.F32
     reproducible = True
     streams = 1
+    loss = None
     signature = "fake"
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from senryu import models
 from senryu.errors import ModelError
-from senryu.models import CatalogEntry, FilePin, NotPulled, Pooling
+from senryu.models import CatalogEntry, Dense, FilePin, NotPulled, Pooling
 from senryu.types import Task
 from tiny import FOUR_PROMPTS, make_model
 
@@ -208,6 +208,60 @@ def test_lowercasing_is_sentence_transformers_word_not_the_tokenizers(folder: Pa
     assert models.load_spec(folder).lowercase
 
 
+def test_a_dense_module_decides_the_dimensions_and_the_hash(folder: Path) -> None:
+    dense(bias=False)(folder)
+    (folder / "Dense" / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    change(folder, "config.json", matryoshka_dimensions=[4])
+    spec = models.load_spec(folder)
+    assert (spec.dimensions, spec.matryoshka) == (8, (4,))
+    assert spec.modules == (Dense("Dense/model.safetensors", 32, 8, bias=False, activation="identity"),)
+    assert {"Dense/config.json", "Dense/model.safetensors"} <= set(spec.files)
+
+
+def test_a_last_normalize_is_left_to_the_server(folder: Path) -> None:
+    assert models.load_spec(folder).modules == ()
+    write(folder, "modules.json", modules("Transformer", "Pooling", "Normalize", "Dense", "Normalize"))
+    write(folder, "Dense/config.json", {"in_features": 32, "out_features": 32})
+    (folder / "Dense" / "model.safetensors").write_bytes(b"")
+    kinds = [type(module).__name__ for module in models.load_spec(folder).modules]
+    assert kinds == ["Normalize", "Dense"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "dimensions", "max_seq_length"),
+    [
+        ({}, 32, 128),
+        ({"model_type": "xlm-roberta", "pad_token_id": 1}, 32, 126),
+        ({"model_type": "mpnet", "pad_token_id": 1}, 32, 126),
+        ({"hidden_size": REMOVED, "dim": 32}, 32, 128),
+        (
+            {"hidden_size": REMOVED, "n_embd": 32, "max_position_embeddings": REMOVED, "n_positions": 99},
+            32,
+            99,
+        ),
+    ],
+)
+def test_each_family_has_its_own_word_for_size_and_length(
+    folder: Path, changes: dict[str, Any], dimensions: int, max_seq_length: int
+) -> None:
+    change(folder, "config.json", **changes)
+    change(folder, "sentence_bert_config.json", max_seq_length=1000)
+    spec = models.load_spec(folder)
+    assert (spec.dimensions, spec.max_seq_length) == (dimensions, max_seq_length)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "name"),
+    [("nomic_bert", "nomic-ai/x--modeling_hf_nomic_bert.NomicBertModel"), ("new", "m.NewModel")],
+)
+def test_code_that_is_written_here_too_need_not_run(folder: Path, model_type: str, name: str) -> None:
+    change(folder, "config.json", model_type=model_type, auto_map={"AutoModel": name})
+    assert models.load_spec(folder).architecture == model_type
+    change(folder, "config.json", model_type="bert")
+    with pytest.raises(ModelError, match="auto_map"):
+        models.load_spec(folder)
+
+
 def remove(name: str) -> Callable[[Path], object]:
     return lambda folder: (folder / name).unlink()
 
@@ -228,8 +282,19 @@ def raw(name: str, content: bytes) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes(content)
 
 
+def dense(**changes: Any) -> Callable[[Path], object]:
+    """A Dense module behind the pooling, whose weights are missing."""
+    config = {"in_features": 32, "out_features": 8, "activation_function": "torch.nn.modules.linear.Identity"}
+
+    def damage(folder: Path) -> None:
+        write(folder, "modules.json", modules("Transformer", "Pooling", "Dense"))
+        write(folder, "Dense/config.json", config | changes)
+
+    return damage
+
+
 CONFIG, MODULES, INDEX = "config.json", "modules.json", "model.safetensors.index.json"
-POOLING, NORMALIZE = "1_Pooling/config.json", "2_Normalize/config.json"
+POOLING, NORMALIZE, DENSE = "1_Pooling/config.json", "2_Normalize/config.json", "Dense/config.json"
 TRANSFORMER, ST = "sentence_bert_config.json", "config_sentence_transformers.json"
 CHAIN = modules("Transformer", "Pooling")
 REFUSALS: list[tuple[str, Callable[[Path], object], str, str]] = [
@@ -249,19 +314,35 @@ REFUSALS: list[tuple[str, Callable[[Path], object], str, str]] = [
     ("no tokenizer", remove("tokenizer.json"), "tokenizer.json", "missing"),
     ("no weights", remove("model.safetensors"), "model.safetensors", "missing"),
     ("pickle only", rename("model.safetensors", "pytorch_model.bin"), "pytorch_model.bin", "pickle"),
+    ("shards without a map", put(INDEX, {"weight_map": {}}), INDEX, "weight_map"),
+    ("shards a list", put(INDEX, {"weight_map": ["model.safetensors"]}), INDEX, "weight_map"),
     (
-        "sharded",
-        rename("model.safetensors", INDEX),
+        "shard elsewhere",
+        put(INDEX, {"weight_map": {"a": "../model.safetensors"}}),
         INDEX,
-        "several files",
+        "../model.safetensors",
     ),
+    ("shard a pickle", put(INDEX, {"weight_map": {"a": "a.bin"}}), INDEX, "a.bin"),
+    ("no shard", put(INDEX, {"weight_map": {"a": "a.safetensors"}}), "a.safetensors", "missing"),
     ("adapter", put("adapter_config.json", {}), "adapter_config.json", "adapter"),
     ("modules an object", put(MODULES, {}), MODULES, "dict"),
     ("modules without type", put(MODULES, [{"path": ""}]), MODULES, "module 0"),
     ("modules of numbers", put(MODULES, [1]), MODULES, "module 0"),
     ("no pooling", put(MODULES, CHAIN[:1]), MODULES, "Pooling"),
-    ("empty chain", put(MODULES, []), MODULES, "Pooling"),
-    ("dense", put(MODULES, modules("Transformer", "Pooling", "Dense")), MODULES, "models.Dense"),
+    ("empty chain", put(MODULES, []), MODULES, "Transformer"),
+    ("no Dense", put(MODULES, modules("Transformer", "Pooling", "Dense")), "Dense/config.json", "missing"),
+    ("no Dense weights", dense(in_features=32), "Dense/model.safetensors", "missing"),
+    ("Dense too wide", dense(in_features=64), "Dense/config.json", "32"),
+    ("Dense mish", dense(activation_function="torch.nn.Mish"), DENSE, "torch.nn.modules.activation.Tanh"),
+    ("Dense of tokens", dense(module_input_name="token_embeddings"), DENSE, "token_embeddings"),
+    ("Dense residual", dense(use_residual=True), DENSE, "use_residual"),
+    (
+        "unknown module",
+        put(MODULES, modules("Transformer", "Pooling", "WeightedLayerPooling")),
+        MODULES,
+        "WeightedLay",
+    ),
+    ("late pooling", put(MODULES, modules("Transformer", "Normalize", "Pooling")), MODULES, "module 1"),
     ("order", put(MODULES, modules("Pooling", "Transformer")), MODULES, "module 0"),
     ("twice", put(MODULES, [*CHAIN, CHAIN[1]]), MODULES, "module 2"),
     (
@@ -280,15 +361,6 @@ REFUSALS: list[tuple[str, Callable[[Path], object], str, str]] = [
     ("path rooted", put(MODULES, modules("Transformer", "Pooling", Pooling="/etc")), MODULES, "/etc"),
     ("path Windows", put(MODULES, modules("Transformer", "Pooling", Pooling="..\\x")), MODULES, "outside"),
     ("no pooling config", remove(POOLING), POOLING, "missing"),
-    ("max pooling", put(POOLING, {"pooling_mode": "max"}), POOLING, "max"),
-    ("last token", put(POOLING, {"pooling_mode_lasttoken": True}), POOLING, "lasttoken"),
-    ("weighted mean", put(POOLING, {"pooling_mode_weightedmean_tokens": True}), POOLING, "weightedmean"),
-    (
-        "mean over root",
-        put(POOLING, {"pooling_mode_mean_sqrt_len_tokens": True}),
-        POOLING,
-        "mean_sqrt_len_tokens",
-    ),
     ("two poolings", put(POOLING, {"pooling_mode": ["cls", "mean"]}), POOLING, "cls + mean"),
     ("two flags", set_(POOLING, pooling_mode_cls_token=True), POOLING, "cls + mean"),
     ("unknown pooling", put(POOLING, {"pooling_mode": "median"}), POOLING, "median"),

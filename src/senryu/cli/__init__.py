@@ -34,8 +34,10 @@ def _load(lazy: Lazy) -> click.Command:
 SUBCOMMANDS = {
     "serve": Lazy("senryu.cli.serve:serve", "Serve a model over HTTP, fetched and provisioned as needed."),
     "pull": Lazy("senryu.cli.pull:pull", "Fetch a model's files and verify them."),
+    "verify": Lazy("senryu.cli.verify:verify", "Check that a model's files and vectors are right here."),
     "models": Lazy("senryu.cli.models:models", "List, inspect and call the provisioned models."),
     "config": Lazy("senryu.cli.config:config", "Show the config vars of an app: URL, key and model."),
+    "quantize": Lazy("senryu.cli.quantize:quantize", "Calibrate a model for int8, and show what it costs."),
     "bench": Lazy("senryu.cli.bench:bench", "Measure this machine: tokens/s, latency, share of the peak."),
     "version": Lazy("senryu.cli.version:version", "Show the versions of Senryu and what it runs on."),
 }

@@ -1,4 +1,4 @@
-"""`senryu pull`: fetch a catalog model, and the progress that it and `senryu serve` show meanwhile.
+"""`senryu pull`: fetch a model, and the progress that it and `senryu serve` show meanwhile.
 
 Knows the terminal; what is fetched, from where and how it is verified is senryu.pull's.
 """
@@ -15,7 +15,7 @@ import click
 
 from senryu.cli.output import hint
 from senryu.config import DEFAULT_MODEL, Paths
-from senryu.models import find, resolve
+from senryu.models import entry_for, pinned, resolve
 from senryu.pull import HubSettings, Progress, readable
 from senryu.pull import pull as pull_model
 
@@ -27,27 +27,32 @@ if TYPE_CHECKING:
 @click.argument("model", default=DEFAULT_MODEL)
 @click.option("--force", is_flag=True, help="Hash every file again, and fetch those that are wrong.")
 def pull(model: str, force: bool) -> None:
-    """Fetch MODEL, a name from the catalog, unless it is already here.
+    """Fetch MODEL, a name from the catalog or organisation/model[@revision] of Hugging Face, unless it is here.
+
+    HF_TOKEN is sent for models that need it, HF_ENDPOINT names a mirror, HF_HUB_OFFLINE forbids fetching.
 
     \b
     Example:
       senryu pull
       senryu pull all-minilm-l6-v2 --force
+      senryu pull BAAI/bge-small-en-v1.5
     """
     models_dir = Paths.from_environ(os.environ).models
-    entry = find(model)
-    if entry is None:
+    catalogued = entry_for(model)
+    if catalogued is None:
         spec = resolve(model, models_dir)
         click.echo(f"{spec.id}: a folder, nothing to fetch: {spec.folder}")
         return
     hub = HubSettings.from_environ(os.environ)
     with shown_progress() as progress:
-        pulled = pull_model(entry, models_dir, hub, progress, force=force)
+        pulled = pull_model(catalogued, models_dir, hub, progress, force=force)
+    entry = pinned(catalogued, models_dir) or catalogued
     if pulled.source:
         did = f"fetched {readable(pulled.fetched_bytes)} from {pulled.source}"
     else:
         did = f"all {len(entry.files)} files verified" if force else "already here"
-    click.echo(f"{entry.id}: {did}; {readable(entry.size_bytes)} in {pulled.folder}")
+    commit = "" if catalogued.files else f", revision {entry.revision}"
+    click.echo(f"{entry.id}: {did}{commit}; {readable(entry.size_bytes)} in {pulled.folder}")
 
 
 @contextmanager

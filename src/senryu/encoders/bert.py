@@ -5,14 +5,13 @@ Knows BERT's equations and the names of its weights; nothing of batches, padding
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from senryu.encoders.ops import Ops, T
-from senryu.errors import ModelError
+from senryu.encoders.config import Config
+from senryu.encoders.ops import Activation, Ops, T
 
-# In checkpoints, but not read: the pooler head, and a buffer that is 0, 1, 2, …
+PREFIXES = ("bert.",)
+# In checkpoints, but not read: the heads, and a buffer that is 0, 1, 2, …
 UNUSED = ("pooler.", "embeddings.position_ids", "cls.")
 
 
@@ -23,40 +22,39 @@ class BertConfig:
     hidden_size: int
     num_hidden_layers: int
     num_attention_heads: int
+    hidden_act: Activation
     layer_norm_eps: float
 
-    @classmethod
-    def parse(cls, config: Mapping[str, Any]) -> BertConfig:
-        """Read config.json. Raises ModelError for a variant of BERT that this file does not compute."""
-        for key, computed in (("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
-            if (given := config.get(key, computed)) != computed:
-                raise ModelError(
-                    f"config.json: {key} is {given!r}; the BERT encoder computes {computed!r} only."
-                )
-        if config.get("is_decoder"):
-            raise ModelError(
-                "config.json: is_decoder is set; the BERT encoder attends in both directions only."
-            )
-        try:
-            parsed = cls(
-                hidden_size=int(config["hidden_size"]),
-                num_hidden_layers=int(config["num_hidden_layers"]),
-                num_attention_heads=int(config["num_attention_heads"]),
-                layer_norm_eps=float(config.get("layer_norm_eps", 1e-12)),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"config.json: {error} is missing or not a number.") from None
-        if parsed.num_attention_heads < 1 or parsed.hidden_size % parsed.num_attention_heads:
-            raise ModelError("config.json: hidden_size is not a multiple of num_attention_heads.")
-        return parsed
+
+def parse(config: Config) -> BertConfig:
+    """Read config.json. Raises ModelError for a variant of BERT that this file does not compute."""
+    config.only("position_embedding_type", "absolute")
+    config.only("is_decoder", False)
+    hidden_size = config.integer("hidden_size")
+    return BertConfig(
+        hidden_size=hidden_size,
+        num_hidden_layers=config.integer("num_hidden_layers"),
+        num_attention_heads=config.heads_of(hidden_size, "num_attention_heads"),
+        hidden_act=config.activation("hidden_act", default="gelu"),
+        layer_norm_eps=config.number("layer_norm_eps", default=1e-12),
+    )
 
 
 def forward(ops: Ops[T], config: BertConfig) -> T:
     """Compute the last hidden state of every token."""
+    return layers(ops, config, embeddings(ops, config, ops.position_ids()))
+
+
+def embeddings(ops: Ops[T], config: BertConfig, position_ids: T) -> T:
+    """Add up what stands for the word, the place and the first of two segments."""
     x = ops.gather("embeddings.word_embeddings", ops.input_ids())
     x = ops.add(x, ops.row("embeddings.token_type_embeddings", 0))
-    x = ops.add(x, ops.gather("embeddings.position_embeddings", ops.position_ids()))
-    x = ops.layer_norm("embeddings.LayerNorm", x, config.layer_norm_eps)
+    x = ops.add(x, ops.gather("embeddings.position_embeddings", position_ids))
+    return ops.layer_norm("embeddings.LayerNorm", x, config.layer_norm_eps)
+
+
+def layers(ops: Ops[T], config: BertConfig, x: T) -> T:
+    """Compute all layers, one on the other."""
     for index in range(config.num_hidden_layers):
         x = layer(ops, config, f"encoder.layer.{index}", x)
     return x
@@ -73,6 +71,6 @@ def layer(ops: Ops[T], config: BertConfig, name: str, x: T) -> T:
     attended = ops.linear(f"{name}.attention.output.dense", attended)
     x = ops.layer_norm(f"{name}.attention.output.LayerNorm", ops.add(attended, x), config.layer_norm_eps)
 
-    expanded = ops.gelu(ops.linear(f"{name}.intermediate.dense", x))
+    expanded = ops.activation(config.hidden_act, ops.linear(f"{name}.intermediate.dense", x))
     reduced = ops.linear(f"{name}.output.dense", expanded)
     return ops.layer_norm(f"{name}.output.LayerNorm", ops.add(reduced, x), config.layer_norm_eps)

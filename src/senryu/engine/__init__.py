@@ -5,12 +5,15 @@ An engine knows one model's weights and the machine; nothing of requests, keys, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
-from typing import Protocol
+from typing import Any, Protocol
 
-from senryu.engine.machine import native_precisions
-from senryu.errors import SettingError
-from senryu.models import ModelSpec
+from senryu import encoders
+from senryu.engine.int8 import Loss
+from senryu.engine.machine import multiplies_int8, native_precisions
+from senryu.errors import ModelError, SettingError
+from senryu.models import ModelSpec, find_export, needs_own_code
 from senryu.types import Batch, Precision, Vectors
 
 
@@ -23,6 +26,8 @@ class Engine(Protocol):
     reproducible: bool
     #: How many batches run side by side; more callers than that only wait.
     streams: int
+    #: What int8 was measured to cost, where it runs.
+    loss: Loss | None
     #: Everything about this engine and machine that decides bits: goes into the fingerprint.
     signature: str
 
@@ -48,6 +53,7 @@ class Engine(Protocol):
 
 # NOTE: imported by name only when chosen, so that no engine's framework is loaded without need.
 ENGINES = {
+    "exported": "senryu.engine.exported:ExportedEngine",
     "openvino": "senryu.engine.openvino:OpenVinoEngine",
     "reference": "senryu.engine.reference:ReferenceEngine",
 }
@@ -58,6 +64,8 @@ def choose_precision(wanted: str) -> Precision:
     native = native_precisions()
     if wanted == "auto":
         return native[0]
+    if multiplies_int8():
+        native = (*native, Precision.INT8)  # never chosen unasked: it costs quality
     if wanted not in native:
         raise SettingError(
             f"precision {wanted!r} is not native on this processor, and emulated it would be slower and not "
@@ -66,8 +74,28 @@ def choose_precision(wanted: str) -> Precision:
     return Precision(wanted)
 
 
-def load(spec: ModelSpec, *, precision: Precision, threads: int, engine: str = "openvino") -> Engine:
+def choose_engine(spec: ModelSpec) -> str:
+    """Choose our own encoder where one computes the model, else the graph that its repository ships."""
+    if not find_export(spec.folder):
+        return "openvino"
+    return "openvino" if spec.weight_files and computes(spec.config) else "exported"
+
+
+def computes(config: Mapping[str, Any]) -> bool:
+    """Tell whether an encoder of ours computes the model that a config.json describes.
+
+    NOTE: code that a model brings computes something else, whatever its architecture is called.
+    """
+    try:
+        encoders.find(str(config.get("model_type")), config)
+    except ModelError:
+        return False
+    return not needs_own_code(config)
+
+
+def load(spec: ModelSpec, *, precision: Precision, threads: int, engine: str = "auto") -> Engine:
     """Load a model into an engine. Raises ModelError if its files do not fit the architecture."""
-    module, _, attribute = ENGINES[engine].partition(":")
+    chosen = choose_engine(spec) if engine == "auto" else engine
+    module, _, attribute = ENGINES[chosen].partition(":")
     loaded: Engine = getattr(import_module(module), attribute)(spec, precision=precision, threads=threads)
     return loaded

@@ -14,6 +14,9 @@ from senryu.types import Precision
 # OpenVINO emulates bf16, and then the same text gives different bits in different batches.
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 
+# Under one of these, products of 8-bit integers are summed in one instruction.
+_INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+
 
 def usable_threads() -> int:
     """Count the processors that the affinity mask and the cgroup's quota leave to this process, at least 1."""
@@ -65,6 +68,11 @@ def native_precisions() -> tuple[Precision, ...]:
     if _processor_flags() & _BF16_FLAGS:
         return (Precision.BF16, Precision.F32)
     return (Precision.F32,)
+
+
+def multiplies_int8() -> bool:
+    """Tell whether the processor multiplies 8-bit integers faster than what `native_precisions` names."""
+    return bool(_processor_flags() & _INT8_FLAGS)
 
 
 def _processor_flags() -> frozenset[str]:

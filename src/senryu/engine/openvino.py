@@ -1,32 +1,24 @@
-"""OpenVINO on the processor: builds the graph from safetensors by the encoder's description, and runs it.
+"""OpenVINO on the processor: compiles the graph that a model's description makes, and runs it.
 
-Knows graph nodes, padding, buckets, precision and threads. The only module that imports openvino.
+Knows padding, buckets, precision and threads; the graph's nodes are openvino_ops'.
 """
 
 from __future__ import annotations
 
 import queue
-import sys
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from senryu import encoders
-from senryu.engine.machine import native_precisions, processor_name
-from senryu.engine.weights import Weights
+from senryu.engine import int8
+from senryu.engine.int8_ops import Int8Ops
+from senryu.engine.machine import multiplies_int8, native_precisions, processor_name
+from senryu.engine.model import Model
+from senryu.engine.openvino_ops import OpenVinoOps, ov
 from senryu.errors import EngineError, ModelError, SettingError
-from senryu.models import ModelSpec, Pooling
+from senryu.models import ModelSpec
 from senryu.types import Batch, Precision, Vectors
-
-# NOTE: this module of openvino writes two files under the user's home and looks up an analytics host when it is
-# imported. None in its place stops both; nothing of ours needs the model converter that it holds.
-sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
-
-import openvino as ov  # noqa: E402
-from openvino import opset13 as op  # noqa: E402
-
-Node: TypeAlias = Any
 
 # Linear layers run over the tokens of all texts of a batch, end to end; attention runs over rows, one a text, padded
 # to the next of these widths. NOTE: a width follows from the text alone, never from its batch: that is what makes bits
@@ -54,97 +46,6 @@ def _next_step(count: int, steps: tuple[tuple[int, int], ...]) -> int:
     raise AssertionError(count)
 
 
-# Everything the graph is handed, all int32. T: tokens of the batch, filled up; B: texts; L: the width of their rows.
-INPUTS: dict[str, list[int]] = {
-    "input_ids": [-1],  # [T]
-    "position_ids": [-1],  # [T], each token's place in its own text
-    "slots": [-1, -1],  # [B, L], which token stands there
-    "places": [-1],  # [T], where each token stands in the rows, laid end to end
-    "lengths": [-1],  # [B]
-}
-
-
-class OpenVinoOps:
-    """`Ops` over graph nodes; activations are [T, hidden], the tokens of all texts end to end."""
-
-    def __init__(self, weights: Weights) -> None:
-        self._weights = weights
-        self.inputs = {name: op.parameter(shape, np.int32, name=name) for name, shape in INPUTS.items()}
-        slots, lengths = self.inputs["slots"], self.inputs["lengths"]
-        width = op.gather(op.shape_of(slots, "i32"), _ints(1), _ints(0))
-        places = op.unsqueeze(op.range(_ints(0), width, _ints(1), "i32"), _ints(0))  # [1, L]
-        self._is_token = op.less(places, op.unsqueeze(lengths, _ints(1)))  # [B, L]
-        bias = op.select(self._is_token, _floats(0.0), _floats(float(np.finfo(np.float32).min)))
-        self._attention_bias = op.unsqueeze(bias, _ints([1, 2]))  # [B, 1, 1, L]
-
-    def _weight(self, name: str) -> Node:
-        return op.constant(self._weights[name], shared_memory=True)
-
-    def input_ids(self) -> Node:
-        return self.inputs["input_ids"]
-
-    def position_ids(self) -> Node:
-        return self.inputs["position_ids"]
-
-    def gather(self, name: str, ids: Node) -> Node:
-        return op.gather(self._weight(f"{name}.weight"), ids, _ints(0))
-
-    def row(self, name: str, index: int) -> Node:
-        return op.constant(np.array(self._weights[f"{name}.weight"][index]))
-
-    def add(self, a: Node, b: Node) -> Node:
-        return op.add(a, b)
-
-    def linear(self, name: str, x: Node) -> Node:
-        product = op.matmul(x, self._weight(f"{name}.weight"), transpose_a=False, transpose_b=True)
-        return op.add(product, self._weight(f"{name}.bias"))
-
-    def layer_norm(self, name: str, x: Node, eps: float) -> Node:
-        scaled = op.mvn(x, _ints([-1]), normalize_variance=True, eps=eps, eps_mode="inside_sqrt")
-        return op.add(op.multiply(scaled, self._weight(f"{name}.weight")), self._weight(f"{name}.bias"))
-
-    def gelu(self, x: Node) -> Node:
-        return op.gelu(x, "erf")
-
-    def _rows(self, x: Node) -> Node:
-        """Lay tokens [T, hidden] out as one row a text [B, L, hidden]; what stands behind a text is masked."""
-        return op.gather(x, self.inputs["slots"], _ints(0))
-
-    def attention(self, query: Node, key: Node, value: Node, heads: int) -> Node:
-        def split(x: Node) -> Node:
-            by_head = op.reshape(self._rows(x), _ints([0, 0, heads, -1]), special_zero=True)
-            return op.transpose(by_head, _ints([0, 2, 1, 3]))
-
-        attended = op.scaled_dot_product_attention(
-            split(query), split(key), split(value), self._attention_bias, causal=False
-        )  # [B, heads, L, hidden / heads]
-        hidden = query.get_output_partial_shape(0)[1].get_length()
-        rows = op.reshape(
-            op.transpose(attended, _ints([0, 2, 1, 3])), _ints([-1, hidden]), special_zero=False
-        )
-        return op.gather(rows, self.inputs["places"], _ints(0))
-
-    def pool(self, x: Node, pooling: Pooling) -> Node:
-        """Reduce the tokens of each text to one vector [B, hidden]."""
-        match pooling:
-            case Pooling.MEAN:
-                mask = op.unsqueeze(op.convert(self._is_token, "f32"), _ints(2))  # [B, L, 1]
-                total = op.reduce_sum(op.multiply(self._rows(x), mask), _ints([1]), keep_dims=False)
-                lengths = op.convert(self.inputs["lengths"], "f32")
-                return op.divide(total, op.unsqueeze(lengths, _ints(1)))
-            case Pooling.CLS:
-                return op.gather(self._rows(x), _ints(0), _ints(1))
-        raise ModelError(f"pooling {pooling} cannot be served.")
-
-
-def _ints(value: int | list[int]) -> Node:
-    return op.constant(np.array(value, np.int32))
-
-
-def _floats(value: float) -> Node:
-    return op.constant(np.array(value, np.float32))
-
-
 class OpenVinoEngine:
     """One model compiled for the processor; up to `streams` batches run side by side."""
 
@@ -159,11 +60,14 @@ class OpenVinoEngine:
         self.streams = threads
         self._core = ov.Core()
         _check_native(self._core, precision)
-        self.signature = _signature(precision)
-        model = _build(spec)
+        calibration = int8.find(spec) if precision is Precision.INT8 else None
+        self.loss = calibration.loss if calibration else None
+        self.signature = _signature(precision, calibration)
+        self._model = Model(spec)  # NOTE: kept, because the graph reads tables where they lie in its files
+        model = _build(self._model, spec, calibration)
         # Every property that could follow the host or the environment is set here.
         properties = {
-            "INFERENCE_PRECISION_HINT": precision.value,
+            "INFERENCE_PRECISION_HINT": _between_products(precision).value,
             "EXECUTION_MODE_HINT": "PERFORMANCE",
             "NUM_STREAMS": self.streams,
             "INFERENCE_NUM_THREADS": threads,
@@ -183,7 +87,7 @@ class OpenVinoEngine:
 
     def run(self, batch: Batch) -> Vectors:
         # NOTE: not `request.infer`: its conveniences hold the interpreter's lock for 0.2 ms.
-        tensors = [ov.Tensor(array, shared_memory=True) for array in _lay_out(batch)]
+        tensors = [ov.Tensor(array, shared_memory=True) for array in lay_out(batch)]
         request = self._requests.get()
         try:
             for index, tensor in enumerate(tensors):
@@ -201,27 +105,41 @@ class OpenVinoEngine:
             self._requests.get()
 
 
+def _between_products(precision: Precision) -> Precision:
+    """Return the precision of attention, and of whatever is no linear layer."""
+    return native_precisions()[0] if precision is Precision.INT8 else precision
+
+
+_CAPABILITIES = {Precision.F32: "FP32", Precision.BF16: "BF16", Precision.INT8: "INT8"}
+
+
 def _check_native(core: ov.Core, precision: Precision) -> None:
-    known = {Precision.BF16: "BF16", Precision.F32: "FP32"}[precision]
-    if precision not in native_precisions() or known not in core.get_property(
+    native = (*native_precisions(), *((Precision.INT8,) if multiplies_int8() else ()))
+    if precision not in native or _CAPABILITIES[precision] not in core.get_property(
         "CPU", "OPTIMIZATION_CAPABILITIES"
     ):
         raise SettingError(f"precision {precision.value!r} is not native on {processor_name()}.")
 
 
-def _signature(precision: Precision) -> str:
-    return f"openvino-{ov.__version__} {precision.value} buckets={BUCKETS} {processor_name()}"
+def _signature(precision: Precision, calibration: int8.Calibration | None) -> str:
+    windows = (
+        f" windows={calibration.fingerprint} {_between_products(precision).value}" if calibration else ""
+    )
+    return f"openvino-{ov.__version__} {precision.value}{windows} buckets={BUCKETS} {processor_name()}"
 
 
-def _build(spec: ModelSpec) -> ov.Model:
-    weights = Weights(spec.folder / "model.safetensors")
-    encode = encoders.find(spec.architecture, spec.config)
-    ops = OpenVinoOps(weights)
+def _build(model: Model, spec: ModelSpec, calibration: int8.Calibration | None) -> ov.Model:
+    ops = (
+        Int8Ops(model.weights, spec.max_seq_length, calibration.windows)
+        if calibration
+        else OpenVinoOps(model.weights, spec.max_seq_length)
+    )
     try:
-        vectors = ops.pool(encode(ops), spec.pooling)
+        vectors = model.vectors(ops)
     except RuntimeError as error:
-        raise ModelError(f"{weights.path}: its shapes do not fit config.json: {_last_line(error)}") from None
-    weights.check_all_read(encode.unused)
+        path = model.weights.path
+        raise ModelError(f"{path}: its shapes do not fit config.json: {_last_line(error)}") from None
+    model.check_all_read()
     return ov.Model([vectors], list(ops.inputs.values()), spec.id)
 
 
@@ -229,14 +147,19 @@ def _last_line(error: Exception) -> str:
     return str(error).strip().splitlines()[-1]
 
 
-def _lay_out(batch: Batch) -> list[NDArray[np.int32]]:
-    """Return the arrays that INPUTS names. Tokens that only fill up are id 0 at position 0, and nobody reads them."""
+def lay_out(batch: Batch, *, fill: bool = True) -> list[NDArray[np.int32]]:
+    """Return the arrays that INPUTS names; with `fill`, to the next of TOKEN_STEPS.
+
+    Tokens that only fill up are id 0 at position 0, and nobody reads them.
+    """
     lengths = batch.lengths
     tokens = len(batch.input_ids)
     places = np.arange(bucket(int(lengths.max())), dtype=np.int32)  # [L]
     is_token = places < lengths[:, None]  # [B, L]
     firsts = (np.cumsum(lengths, dtype=np.int32) - lengths)[:, None]
-    input_ids, position_ids, tokens_places = np.zeros((3, _next_step(tokens, TOKEN_STEPS)), np.int32)
+    input_ids, position_ids, tokens_places = np.zeros(
+        (3, _next_step(tokens, TOKEN_STEPS) if fill else tokens), np.int32
+    )
     input_ids[:tokens] = batch.input_ids
     position_ids[:tokens] = np.broadcast_to(places, is_token.shape)[is_token]
     tokens_places[:tokens] = np.flatnonzero(is_token)

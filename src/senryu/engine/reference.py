@@ -1,37 +1,52 @@
-"""The yardstick: the same encoder description in plain NumPy at float64, a text at a time. Slow and exact."""
+"""The yardstick: the same model description in plain NumPy at float64, a text at a time. Slow and exact."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-from senryu import encoders
+from senryu.encoders.ops import Activation
+from senryu.engine.model import Model
 from senryu.engine.weights import Weights
-from senryu.errors import ModelError
 from senryu.models import ModelSpec, Pooling
 from senryu.types import Batch, Ids, Precision, Vectors
 
 Array: TypeAlias = Any  # NDArray[np.float64]; NumPy types most of its results as Any
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
+_ACTIVATIONS: dict[Activation, Any] = {
+    "gelu": lambda x: x * 0.5 * (1.0 + _erf(x / math.sqrt(2.0))),
+    "gelu_tanh": lambda x: x * 0.5 * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3))),
+    "relu": lambda x: np.maximum(x, 0.0),
+    "silu": lambda x: x / (1.0 + np.exp(-x)),
+    "tanh": np.tanh,
+}
+
 
 class NumpyOps:
-    """`Ops` over arrays [n, hidden] for the n tokens of one text."""
+    """`PooledOps` over arrays [n, hidden] for the n tokens of one text."""
 
     def __init__(self, weights: Weights, ids: Ids) -> None:
         self._weights = weights
         self._ids = ids
+        self._places = np.arange(len(ids))
 
-    def _weight(self, name: str) -> Array:
-        return self._weights[name].astype(np.float64)
+    def _weight(self, name: str, part: tuple[int, int] = (0, 1)) -> Array:
+        index, parts = part
+        return np.split(self._weights[name], parts)[index].astype(np.float64)
 
     def input_ids(self) -> Array:
         return self._ids
 
-    def position_ids(self) -> Array:
-        return np.arange(len(self._ids))
+    def position_ids(self, padding: int | None = None) -> Array:
+        if padding is None:
+            return self._places
+        counted = self._ids != padding
+        return np.where(counted, np.cumsum(counted), 0) + padding
 
     def gather(self, name: str, ids: Array) -> Array:
         return self._weights[f"{name}.weight"][ids].astype(np.float64)
@@ -42,27 +57,97 @@ class NumpyOps:
     def add(self, a: Array, b: Array) -> Array:
         return a + b
 
-    def linear(self, name: str, x: Array) -> Array:
-        return x @ self._weight(f"{name}.weight").T + self._weight(f"{name}.bias")
+    def multiply(self, a: Array, b: Array) -> Array:
+        return a * b
 
-    def layer_norm(self, name: str, x: Array, eps: float) -> Array:
+    def scale(self, x: Array, factor: float) -> Array:
+        return x * factor
+
+    def linear(self, name: str, x: Array, *, bias: bool = True, part: tuple[int, int] = (0, 1)) -> Array:
+        product = x @ self._weight(f"{name}.weight", part).T
+        return product + self._weight(f"{name}.bias", part) if bias else product
+
+    def layer_norm(self, name: str, x: Array, eps: float, *, bias: bool = True) -> Array:
         centred = x - x.mean(-1, keepdims=True)
         scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps)
-        return scaled * self._weight(f"{name}.weight") + self._weight(f"{name}.bias")
+        scaled = scaled * self._weight(f"{name}.weight")
+        return scaled + self._weight(f"{name}.bias") if bias else scaled
 
-    def gelu(self, x: Array) -> Array:
-        return x * 0.5 * (1.0 + _erf(x / math.sqrt(2.0)))
+    def rms_norm(self, name: str, x: Array, eps: float, *, heads: int = 1, offset: float = 0.0) -> Array:
+        split = x.reshape(len(x), heads, -1)
+        scaled = split / np.sqrt((split**2).mean(-1, keepdims=True) + eps)
+        return (scaled * (offset + self._weight(f"{name}.weight"))).reshape(x.shape)
 
-    def attention(self, query: Array, key: Array, value: Array, heads: int) -> Array:
+    def activation(self, kind: Activation, x: Array) -> Array:
+        return _ACTIVATIONS[kind](x)
+
+    def rotary(self, x: Array, heads: int, frequencies: NDArray[np.float32]) -> Array:
+        angles = self._places.astype(np.float32)[:, None, None] * frequencies
+        cos, sin = np.cos(angles.astype(np.float64)), np.sin(angles.astype(np.float64))
+        first, second = np.split(x.reshape(len(x), heads, -1), 2, axis=-1)
+        turned = np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+        return turned.reshape(x.shape)
+
+    def _distances(self) -> Array:
+        return self._places[None, :] - self._places[:, None]  # [n, n], to the right
+
+    def alibi(self, slopes: Sequence[float]) -> Array:
+        return -np.array(slopes)[:, None, None] * np.abs(self._distances())
+
+    def relative_bias(self, name: str, rows: Sequence[int]) -> Array:
+        furthest = len(rows) // 2
+        chosen = np.array(rows)[np.clip(self._distances(), -furthest, furthest) + furthest]  # [n, n]
+        return self._weight(f"{name}.weight")[chosen].transpose(2, 0, 1)
+
+    def attention(
+        self,
+        query: Array,
+        key: Array,
+        value: Array,
+        heads: int,
+        *,
+        key_heads: int | None = None,
+        scale: float | None = None,
+        causal: bool = False,
+        window: int | None = None,
+        bias: Array | None = None,
+    ) -> Array:
         n, hidden = query.shape
 
-        def split(x: Array) -> Array:
-            return x.reshape(n, heads, hidden // heads).transpose(1, 0, 2)  # [heads, n, hidden / heads]
+        def split(x: Array, heads_of_x: int) -> Array:
+            by_head = x.reshape(n, heads_of_x, -1).transpose(1, 0, 2)  # [heads of x, n, head]
+            return np.repeat(by_head, heads // heads_of_x, axis=0)
 
-        scores = split(query) @ split(key).transpose(0, 2, 1) / math.sqrt(hidden // heads)  # [heads, n, n]
+        key_heads = key_heads or heads
+        scores = split(query, heads) @ split(key, key_heads).transpose(0, 2, 1)  # [heads, n, n]
+        scores = scores * (scale or 1.0 / math.sqrt(hidden // heads))
+        scores = scores if bias is None else scores + bias
+        distances = self._distances()
+        seen = (distances <= 0) | (not causal)
+        seen &= True if window is None else np.abs(distances) <= window
+        scores = np.where(seen, scores, -np.inf)
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         weights /= weights.sum(-1, keepdims=True)
-        return (weights @ split(value)).transpose(1, 0, 2).reshape(n, hidden)
+        return (weights @ split(value, key_heads)).transpose(1, 0, 2).reshape(n, hidden)
+
+    def pool(self, x: Array, pooling: Pooling) -> Array:
+        n = len(x)
+        ranks = np.arange(1.0, n + 1)[:, None]
+        pooled = {
+            Pooling.MEAN: lambda: x.mean(0),
+            Pooling.CLS: lambda: x[0],
+            Pooling.MAX: lambda: x.max(0),
+            Pooling.MEAN_SQRT_LEN: lambda: x.sum(0) / math.sqrt(n),
+            Pooling.WEIGHTED_MEAN: lambda: (x * ranks).sum(0) / ranks.sum(),
+            Pooling.LAST_TOKEN: lambda: x[-1],
+        }
+        return pooled[pooling]()[None]  # [1, hidden], as behind it every tensor has a row a text
+
+    def each(self, x: Array, compute: Callable[[Array], Array]) -> Array:
+        return compute(x)
+
+    def normalize(self, x: Array) -> Array:
+        return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
 class ReferenceEngine:
@@ -72,12 +157,11 @@ class ReferenceEngine:
     precision = Precision.F32
     reproducible = True
     streams = 1
+    loss = None
     signature = f"reference numpy-{np.__version__} float64"
 
     def __init__(self, spec: ModelSpec, *, precision: Precision = Precision.F32, threads: int = 1) -> None:
-        self._encode = encoders.find(spec.architecture, spec.config)
-        self._pooling = spec.pooling
-        self._weights = Weights(spec.folder / "model.safetensors")
+        self._model = Model(spec)
 
     def bucket(self, length: int) -> int:
         return length
@@ -87,16 +171,8 @@ class ReferenceEngine:
 
     def run(self, batch: Batch) -> Vectors:
         texts = np.split(batch.input_ids, np.cumsum(batch.lengths)[:-1])
-        rows = [self._pool(self._encode(NumpyOps(self._weights, ids))) for ids in texts]
-        return np.stack(rows).astype(np.float32)  # [B, D]
-
-    def _pool(self, x: Array) -> Array:
-        match self._pooling:
-            case Pooling.MEAN:
-                return np.asarray(x.mean(0))
-            case Pooling.CLS:
-                return x[0]
-        raise ModelError(f"pooling {self._pooling} cannot be served.")
+        rows = [self._model.vectors(NumpyOps(self._model.weights, ids)) for ids in texts]
+        return np.concatenate(rows).astype(np.float32)  # [B, D]
 
     def close(self) -> None:
         pass

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import math
 import mmap
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,37 +21,82 @@ from senryu.errors import ModelError
 _MAX_HEADER_BYTES = 100_000_000  # the format's own bound
 _DTYPES: Mapping[str, str] = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
 
+# How the first BERT checkpoints, converted from TensorFlow, name a layer normalisation's two vectors.
+_OLD_ENDINGS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    data: mmap.mmap
+    dtype: str
+    shape: list[int]
+    begin: int
+
+    def read(self) -> NDArray[np.float32]:
+        stored = self.stored()
+        if self.dtype == "BF16":  # the upper half of a float32
+            stored = (stored.astype(np.uint32) << 16).view(np.float32)
+        return stored.astype(np.float32, copy=False)
+
+    def stored(self) -> NDArray[Any]:
+        count = math.prod(self.shape)
+        return np.frombuffer(self.data, _DTYPES[self.dtype], count, self.begin).reshape(self.shape)
+
 
 class Weights:
-    """The tensors of one safetensors file, by name, and a note of which were read."""
+    """The tensors of one model's safetensors files, by name, and a note of which were read."""
 
-    def __init__(self, path: Path) -> None:
-        """Map the file and check its header. Raises ModelError naming the file and what is wrong."""
-        self.path = path
-        self._data = _map(path)
-        self._entries = _checked_header(path, self._data)
+    def __init__(self, files: Sequence[Path], prefixes: Iterable[str] = ()) -> None:
+        """Map the files and check their headers. Raises ModelError naming the file and what is wrong.
+
+        `prefixes` of names are left out: those of a whole model around the one that is wanted.
+        """
+        self.path = files[0]  # for complaints
+        self._tensors: dict[str, _Tensor] = {}
         self._read: set[str] = set()
+        for path in files:
+            self._take(path, lambda name: _renamed(name, prefixes))
+
+    def add(self, path: Path, name: str) -> None:
+        """Add a file's tensors as `{name}.…`."""
+        self._take(path, lambda tensor: f"{name}.{tensor}")
+
+    def _take(self, path: Path, rename: Callable[[str], str]) -> None:
+        for name, tensor in _tensors(path).items():
+            if self._tensors.setdefault(rename(name), tensor) is not tensor:
+                raise ModelError(f"{path}: the tensor {name!r} is there twice.")
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         """Return a tensor as float32; a view of the file where it is stored so, else a converted copy."""
-        entry = self._entries.get(name)
-        if entry is None:
+        return self._find(name).read()
+
+    def bf16(self, name: str) -> NDArray[np.uint16] | None:
+        """Return a tensor's bits as a view of the file if it is stored as bf16, else None."""
+        tensor = self._find(name)
+        return tensor.stored() if tensor.dtype == "BF16" else None
+
+    def _find(self, name: str) -> _Tensor:
+        if name not in self._tensors:
             raise ModelError(f"{self.path}: the tensor {name!r} is missing.")
         self._read.add(name)
-        begin, _ = entry["data_offsets"]
-        count = math.prod(entry["shape"])
-        stored: NDArray[Any] = np.frombuffer(self._data, _DTYPES[entry["dtype"]], count, begin)
-        if entry["dtype"] == "BF16":  # the upper half of a float32
-            stored = (stored.astype(np.uint32) << 16).view(np.float32)
-        return stored.astype(np.float32, copy=False).reshape(entry["shape"])
+        return self._tensors[name]
 
     def check_all_read(self, unused: Iterable[str]) -> None:
         """Raise ModelError if a tensor was never read: then the model is not the one that was computed."""
-        left = sorted(n for n in self._entries.keys() - self._read if not n.startswith(tuple(unused)))
+        left = sorted(n for n in self._tensors.keys() - self._read if not n.startswith(tuple(unused)))
         if left:
             raise ModelError(
                 f"{self.path}: {len(left)} tensors are not part of the architecture, as {left[0]!r}."
             )
+
+
+def _renamed(name: str, prefixes: Iterable[str]) -> str:
+    for prefix in prefixes:
+        name = name.removeprefix(prefix)
+    for old, new in _OLD_ENDINGS.items():
+        if name.endswith(old):
+            name = name.removesuffix(old) + new
+    return name
 
 
 def _map(path: Path) -> mmap.mmap:
@@ -62,7 +108,8 @@ def _map(path: Path) -> mmap.mmap:
         raise ModelError(f"{path}: cannot be read: {error}.") from None
 
 
-def _checked_header(path: Path, data: mmap.mmap) -> dict[str, dict[str, Any]]:
+def _tensors(path: Path) -> dict[str, _Tensor]:
+    data = _map(path)
     length = int.from_bytes(data[:8], "little")
     base = 8 + length
     if len(data) < 8 or length > _MAX_HEADER_BYTES or base > len(data):
@@ -70,19 +117,19 @@ def _checked_header(path: Path, data: mmap.mmap) -> dict[str, dict[str, Any]]:
     try:
         header = json.loads(data[8:base])
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        return {name: _checked_entry(path, name, entry, base, len(data)) for name, entry in entries.items()}
+        return {name: _tensor(path, name, entry, base, data) for name, entry in entries.items()}
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise ModelError(f"{path}: its header is damaged: {error}.") from None
 
 
-def _checked_entry(path: Path, name: str, entry: dict[str, Any], base: int, size: int) -> dict[str, Any]:
+def _tensor(path: Path, name: str, entry: dict[str, Any], base: int, data: mmap.mmap) -> _Tensor:
     dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     if dtype not in _DTYPES:
         raise ModelError(f"{path}: tensor {name!r} is {dtype}; served are {', '.join(_DTYPES)}.")
     if end - begin != math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize or begin < 0:
         raise ModelError(f"{path}: tensor {name!r}: its size and its shape {shape} disagree.")
-    if base + end > size:
+    if base + end > len(data):
         raise ModelError(
-            f"{path}: cut off: {size} bytes, but tensor {name!r} ends at {base + end}. Pull it again."
+            f"{path}: cut off: {len(data)} bytes, but tensor {name!r} ends at {base + end}. Pull it again."
         )
-    return {"dtype": dtype, "shape": shape, "data_offsets": (base + begin, base + end)}
+    return _Tensor(data, dtype, shape, base + begin)

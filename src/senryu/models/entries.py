@@ -1,4 +1,4 @@
-"""The catalog: the models that can be fetched by name, each pinned to a revision and every file of it.
+"""The catalog: the models that can be fetched by name, and how the name of any other one on Hugging Face is read.
 
 Knows catalog.json. It must not know where a model lies on this machine, nor how it is fetched.
 """
@@ -6,8 +6,9 @@ Knows catalog.json. It must not know where a model lies on this machine, nor how
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files as package_files
 from pathlib import PurePosixPath, PureWindowsPath
@@ -15,15 +16,20 @@ from typing import Any
 
 from senryu.errors import ModelError
 
-FETCHED_SUFFIXES = (".json", ".safetensors", ".txt")  # never pickles, never code
+# Never pickles, never code. What exporters name the files beside an ONNX graph ends in "data" or "_attr__value".
+FETCHED_SUFFIXES = (".json", ".safetensors", ".txt", ".onnx", "data", "_attr__value", ".xml", ".bin")
+OPENVINO_WEIGHTS = "openvino_model.bin"  # NOTE: raw numbers; any other .bin is a pickle
+
+HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([A-Za-z0-9][\w./-]{0,127}))?")
 
 
 @dataclass(frozen=True, slots=True)
 class FilePin:
-    """What a file must be, to the byte."""
+    """What a file must be, to the byte: by its sha256, or by what git calls its content where only that is known."""
 
     sha256: str
     size: int
+    blob: str = ""  # git's sha1 of the file, behind its length; only where sha256 is empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,28 +43,48 @@ class Wheel:
 
 @dataclass(frozen=True, slots=True)
 class CatalogEntry:
-    """A model that Senryu can fetch, pinned to one revision and every file of it."""
+    """A model that Senryu can fetch. Without `files` nothing is pinned: the first pull resolves and records them.
+
+    None is for what the model's author does not say.
+    """
 
     id: str
     hf_id: str
-    revision: str
-    files: Mapping[str, FilePin]
-    dimensions: int
-    max_tokens: int
-    languages: tuple[str, ...]
-    licence: str
-    description: str
+    revision: str | None  # a commit; None or a branch's name is resolved to one when the model is pulled
+    files: Mapping[str, FilePin] = field(default_factory=dict)
+    dimensions: int | None = None
+    max_tokens: int | None = None
+    languages: tuple[str, ...] = ()
+    licence: str = ""
+    description: str = ""
     aliases: tuple[str, ...] = ()
     matryoshka: tuple[int, ...] = ()
+    prompts: Mapping[str, str] = field(
+        default_factory=dict
+    )  # by input_type, for people; the model's files decide
+    megabytes: int | None = None  # of the weights, about
+    gated: bool = False  # its licence has to be accepted on its page first
+    proven: bool = False  # its vectors were compared with the reference's on the real weights
     wheel: Wheel | None = None
+    folder: str = ""  # below the models' folder; the id if empty
 
     def __post_init__(self) -> None:
-        if not stays_inside(self.id) or len(PurePosixPath(self.id).parts) != 1:
-            raise ModelError(f"catalog: {self.id!r} cannot be the name of a folder.")
+        for name in (self.id, self.folder):
+            if not stays_inside(name) or len(PurePosixPath(name).parts) > 1 or not self.id:
+                raise ModelError(f"catalog: {name!r} cannot be the name of a folder.")
         for path in self.files:
-            if not stays_inside(path) or not path.endswith(FETCHED_SUFFIXES):
+            if not is_fetched(path):
                 allowed = ", ".join(FETCHED_SUFFIXES)
                 raise ModelError(f"catalog: {self.id}: {path!r} must be a relative path to one of {allowed}.")
+
+    @property
+    def folder_name(self) -> str:
+        return self.folder or self.id
+
+    @property
+    def label(self) -> str:
+        """The Hugging Face id with the revision where one is fixed."""
+        return f"{self.hf_id}@{self.revision}" if self.revision else self.hf_id
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -80,7 +106,7 @@ def _entry(raw: dict[str, Any]) -> CatalogEntry:
     values: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()
     }
-    values["files"] = {path: FilePin(**pin) for path, pin in raw["files"].items()}
+    values["files"] = {path: FilePin(**pin) for path, pin in raw.get("files", {}).items()}
     if wheel := raw.get("wheel"):
         values["wheel"] = Wheel(**wheel)
     return CatalogEntry(**values)
@@ -90,6 +116,23 @@ def find(name: str) -> CatalogEntry | None:
     """Look a name up in the catalog: its id, Hugging Face id or an alias, in any case."""
     wanted = name.casefold()
     return next((entry for entry in catalog() if wanted in map(str.casefold, entry.names)), None)
+
+
+def hub_entry(name: str) -> CatalogEntry | None:
+    """Read `organisation/model` or `organisation/model@revision`, a model that nothing is known of yet."""
+    match = HUB_NAME.fullmatch(name)
+    if match is None or ".." in name:
+        return None
+    hf_id, revision = match.groups()
+    folder = name.replace("/", "--")
+    return CatalogEntry(hf_id.split("/")[1].lower(), hf_id, revision, folder=folder)
+
+
+def is_fetched(path: str) -> bool:
+    """Tell whether a file may be fetched at all: inside the folder, and of a kind that cannot run code."""
+    name = PurePosixPath(path).name
+    allowed = path.endswith(FETCHED_SUFFIXES) and (not path.endswith(".bin") or name == OPENVINO_WEIGHTS)
+    return stays_inside(path) and allowed
 
 
 def stays_inside(path: str) -> bool:

@@ -6,20 +6,21 @@ not be served as its reference computes it is refused here.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from senryu.errors import ModelError
 from senryu.models.entries import CatalogEntry, stays_inside
-from senryu.models.spec import ModelSpec, Pooling
+from senryu.models.exports import find_export
+from senryu.models.json_file import JsonFile
+from senryu.models.modules import Chain, read_chain, read_modules
+from senryu.models.spec import Dense, ModelSpec, Pooling
 from senryu.types import Task
 
 WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"  # where they are in several files
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-SERVED_POOLING = (Pooling.MEAN, Pooling.CLS)
 
 # One boolean a mode, up to sentence-transformers 5.3; later `pooling_mode` names it.
 POOLING_FLAGS = {
@@ -46,10 +47,21 @@ TRANSFORMER_CONFIGS = tuple(
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
 
-SERVED_MODULES = ("Transformer", "Pooling", "Normalize")
+# Models that bring code of their own which is written here too: the names of its classes, by model_type.
+OWN_CODE: dict[str, tuple[str, ...]] = {
+    "bert": ("JinaBertModel",),
+    "gte": ("GteModel",),
+    "new": ("NewModel",),
+    "nomic_bert": ("NomicBertModel",),
+}
+
+# config.json's names for the width of a token's vector; the first is nearly every model's.
+HIDDEN_SIZES = ("hidden_size", "dim", "n_embd", "d_model")
+
+# Model types whose first token stands behind the padding's id, which with the places before it is unused.
+PADDED_POSITIONS = ("camembert", "mpnet", "roberta", "xlm-roberta")
 
 # Keys that change what the reference computes, with the value under which it computes what is served here.
-SERVED_CONFIG = {"auto_map": None}  # a model with code of its own, which is never run
 SERVED_TRANSFORMER: dict[str, Any] = {
     "transformer_task": "feature-extraction",
     "module_output_name": "token_embeddings",
@@ -64,7 +76,6 @@ SERVED_TRANSFORMER: dict[str, Any] = {
     "query_expansion": None,
 }
 SERVED_MODEL = {"model_type": "SentenceTransformer", "truncate_dim": None}
-SERVED_NORMALIZE = {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"}
 
 
 def load_spec(folder: Path, entry: CatalogEntry | None = None) -> ModelSpec:
@@ -74,26 +85,32 @@ def load_spec(folder: Path, entry: CatalogEntry | None = None) -> ModelSpec:
     compute something that is not served.
     """
     _check_folder(folder)
-    config = _Json.need(folder / "config.json")
-    config.check(SERVED_CONFIG)
+    config = JsonFile.need(folder / "config.json")
+    if not find_export(folder):  # then the author's code is in the graph, and need not run
+        _check_code(config)
     # NOTE: sentence-transformers reads none of its own files in a folder without modules.json.
-    pooling_name = _check_modules(folder)
-    own = _transformer_config(folder) if pooling_name else _Json(folder / TRANSFORMER_CONFIGS[0], {})
+    chain = read_chain(folder)
+    pooling_name = chain.pooling if chain else None
+    own = _transformer_config(folder) if pooling_name else JsonFile(folder / TRANSFORMER_CONFIGS[0], {})
     own.check(SERVED_TRANSFORMER)
-    dimensions = config.need_integer("hidden_size")
+    hidden_size = _hidden_size(config)
+    modules = read_modules(folder, chain.rest, hidden_size) if chain else ()
+    dimensions = next((m.out_features for m in reversed(modules) if isinstance(m, Dense)), hidden_size)
     prompts = _read_prompts(folder) if pooling_name else {}
     names = entry.names if entry else (folder.resolve().name,)
     return ModelSpec(
         id=names[0],
         names=names,
         folder=folder,
-        weights=f"{entry.hf_id}@{entry.revision}" if entry else names[0],
-        files=_deciding_files(folder, pooling_name, own.path.name),
+        weights=entry.label if entry else names[0],
+        files=_deciding_files(folder, chain, own.path.name),
         architecture=config.need_string("model_type"),
         config=config.content,
-        pooling=_read_pooling(folder / pooling_name, dimensions, prompts) if pooling_name else Pooling.MEAN,
+        pooling=_read_pooling(folder / pooling_name, hidden_size, prompts) if pooling_name else Pooling.MEAN,
         max_seq_length=_max_seq_length(folder, config, own),
         dimensions=dimensions,
+        weight_files=_weight_files(folder),
+        modules=modules,
         matryoshka=_matryoshka(config, entry, dimensions),
         prompts=prompts,
         lowercase=own.content.get("do_lower_case") is True,
@@ -103,69 +120,6 @@ def load_spec(folder: Path, entry: CatalogEntry | None = None) -> ModelSpec:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Json:
-    """A JSON object in a file, which every complaint names."""
-
-    path: Path
-    content: Mapping[str, Any]
-
-    @classmethod
-    def read(cls, path: Path) -> _Json:
-        """Read a file that may be missing, which is the same as an empty object."""
-        content = _read(path)
-        if not isinstance(content, dict | None):
-            raise ModelError(f"{path}: holds a {type(content).__name__}, not an object.")
-        return cls(path, content or {})
-
-    @classmethod
-    def need(cls, path: Path) -> _Json:
-        if not path.is_file():
-            raise ModelError(f"{path}: is missing.")
-        return cls.read(path)
-
-    def error(self, key: str, problem: str) -> ModelError:
-        return ModelError(f"{self.path}: {key} is {self.content.get(key)!r}; {problem}.")
-
-    def integer(self, key: str) -> int | None:
-        value = self.content.get(key)
-        if value is None:
-            return None
-        whole = type(value) is int or (type(value) is float and value.is_integer())
-        if not whole or value < 1:
-            raise self.error(key, "it must be a whole number from 1")
-        return int(value)
-
-    def need_integer(self, key: str) -> int:
-        if (value := self.integer(key)) is None:
-            raise ModelError(f"{self.path}: {key} is missing.")
-        return value
-
-    def need_string(self, key: str) -> str:
-        value = self.content.get(key)
-        if not isinstance(value, str):
-            raise self.error(key, "it must be a string")
-        return value
-
-    def check(self, served: Mapping[str, Any]) -> None:
-        for key, only in served.items():
-            given = self.content.get(key)
-            if isinstance(given, dict):
-                given = {name: value for name, value in given.items() if name != "trust_remote_code"}
-            if given not in (None, only):
-                allowed = f"only {only!r} is" if only else "a model that sets it is not"
-                raise self.error(key, f"{allowed} served")
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: cannot be read as JSON: {error}.") from None
-
-
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise ModelError(f"{folder}: there is no such folder.")
@@ -173,78 +127,70 @@ def _check_folder(folder: Path) -> None:
         raise ModelError(f"{adapter}: an adapter is not served; merge it into its model first.")
     if not (tokenizer := folder / "tokenizer.json").is_file():
         raise ModelError(f"{tokenizer}: is missing; vocabularies in other formats are not read.")
-    if (weights := folder / WEIGHTS).is_file():
+    if (weights := folder / WEIGHTS).is_file() or (folder / INDEX).is_file() or find_export(folder):
         return
-    if (index := folder / f"{WEIGHTS}.index.json").exists():
-        raise ModelError(f"{index}: weights in several files are not served yet.")
     if pickles := sorted(path for path in folder.iterdir() if path.suffix in PICKLES):
         raise ModelError(f"{pickles[0]}: a pickle can run code and is never opened; convert it to {WEIGHTS}.")
     raise ModelError(f"{weights}: is missing.")
 
 
-def _check_modules(folder: Path) -> str | None:
-    """Return the path of the Pooling module's config.json; None where there is no modules.json."""
-    file = folder / "modules.json"
-    modules = _read(file)
-    if modules is None:
-        return None
-    paths = {}
-    for position, (type_name, path) in enumerate(_module_list(file, modules)):
-        kind = _module_kind(type_name)
-        if kind not in SERVED_MODULES or SERVED_MODULES.index(kind) != position:
-            raise ModelError(
-                f"{file}: module {position} is {type_name}; served are {', '.join(SERVED_MODULES)} "
-                "of sentence-transformers, in this order."
-            )
-        paths[kind] = path
-    if "Pooling" not in paths:
-        raise ModelError(f"{file}: has no Pooling module.")
-    if paths["Transformer"]:
-        raise ModelError(f"{file}: the Transformer is in {paths['Transformer']!r}; only '' is served.")
-    if normalize := paths.get("Normalize"):
-        _Json.read(folder / normalize / "config.json").check(SERVED_NORMALIZE)
-    return (PurePosixPath(paths["Pooling"]) / "config.json").as_posix()
+def _check_code(config: JsonFile) -> None:
+    """Raise ModelError for a model with code of its own, which is never run, unless it is written here too."""
+    if needs_own_code(config.content):
+        raise config.error("auto_map", "a model that needs it is not served")
 
 
-def _module_list(file: Path, modules: Any) -> Iterator[tuple[str, str]]:
-    if not isinstance(modules, list):
-        raise ModelError(f"{file}: holds a {type(modules).__name__}, not a list of modules.")
-    for position, module in enumerate(modules):
-        match module:
-            case {"type": str(type_name), "path": str(path)}:
-                if not stays_inside(path):
-                    raise ModelError(f"{file}: module {position} has the path {path!r}, outside the folder.")
-                yield type_name, path
-            case _:
-                raise ModelError(f"{file}: module {position} needs a type and a path, both strings.")
+def needs_own_code(config: Mapping[str, Any]) -> bool:
+    """Tell whether a config.json names code that the model brings and that is not written here."""
+    code = config.get("auto_map")
+    name = code.get("AutoModel") if isinstance(code, dict) else None
+    known = OWN_CODE.get(str(config.get("model_type")), ())
+    return code is not None and str(name).rpartition(".")[2] not in known
 
 
-def _module_kind(type_name: str) -> str:
-    # sentence_transformers.models.Pooling; from 5.4 on sentence_transformers.….modules.pooling.Pooling
-    package, _, rest = type_name.partition(".")
-    return rest.rpartition(".")[2] if package == "sentence_transformers" else type_name
+def _hidden_size(config: JsonFile) -> int:
+    given = (config.integer(key) for key in HIDDEN_SIZES)
+    return next(filter(None, given), 0) or config.need_integer(HIDDEN_SIZES[0])
 
 
-def _transformer_config(folder: Path) -> _Json:
+def _weight_files(folder: Path) -> tuple[str, ...]:
+    if not (folder / INDEX).is_file():
+        return (WEIGHTS,) if (folder / WEIGHTS).is_file() else ()
+    index = JsonFile.need(folder / INDEX)
+    shards = index.content.get("weight_map")
+    if (
+        not isinstance(shards, dict)
+        or not shards
+        or not all(isinstance(name, str) for name in shards.values())
+    ):
+        raise ModelError(f"{index.path}: weight_map must map tensors to files.")
+    for name in sorted(set(shards.values())):
+        if not stays_inside(name) or not name.endswith(".safetensors"):
+            raise ModelError(f"{index.path}: {name!r} is not a .safetensors file in the folder.")
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder / name}: is missing; {INDEX} names it.")
+    return tuple(sorted(set(shards.values())))
+
+
+def _transformer_config(folder: Path) -> JsonFile:
     paths = [folder / name for name in TRANSFORMER_CONFIGS]
-    return _Json.read(next((path for path in paths if path.is_file()), paths[0]))
+    return JsonFile.read(next((path for path in paths if path.is_file()), paths[0]))
 
 
-def _read_pooling(path: Path, dimensions: int, prompts: Mapping[Task, str]) -> Pooling:
-    file = _Json.need(path)
+def _read_pooling(path: Path, hidden_size: int, prompts: Mapping[Task, str]) -> Pooling:
+    file = JsonFile.need(path)
     modes = _pooling_modes(file)
-    if len(modes) != 1 or modes[0] not in SERVED_POOLING:
-        served = " and ".join(SERVED_POOLING)
-        raise ModelError(f"{path}: the pooling is {' + '.join(modes)}; served are {served}, one at a time.")
+    if len(modes) != 1:
+        raise ModelError(f"{path}: the pooling is {' + '.join(modes)}; only one at a time is served.")
     for key in ("embedding_dimension", "word_embedding_dimension"):
-        if file.integer(key) not in (None, dimensions):
-            raise file.error(key, f"config.json's hidden_size is {dimensions}")
+        if file.integer(key) not in (None, hidden_size):
+            raise file.error(key, f"config.json's hidden_size is {hidden_size}")
     if prompts and file.content.get("include_prompt") is False:
         raise file.error("include_prompt", "pooling without the prompt's tokens is not served")
     return modes[0]
 
 
-def _pooling_modes(file: _Json) -> Sequence[Pooling]:
+def _pooling_modes(file: JsonFile) -> Sequence[Pooling]:
     named = file.content.get("pooling_mode")
     if named is None:
         return [mode for flag, mode in POOLING_FLAGS.items() if file.content.get(flag)] or [Pooling.MEAN]
@@ -255,7 +201,7 @@ def _pooling_modes(file: _Json) -> Sequence[Pooling]:
 
 
 def _read_prompts(folder: Path) -> dict[Task, str]:
-    file = _Json.read(folder / "config_sentence_transformers.json")
+    file = JsonFile.read(folder / "config_sentence_transformers.json")
     file.check(SERVED_MODEL)
     given = file.content.get("prompts") or {}
     if not isinstance(given, dict) or not all(isinstance(text, str | None) for text in given.values()):
@@ -272,20 +218,29 @@ def _read_prompts(folder: Path) -> dict[Task, str]:
     return prompts
 
 
-def _max_seq_length(folder: Path, config: _Json, own: _Json) -> int:
+def _max_seq_length(folder: Path, config: JsonFile, own: JsonFile) -> int:
     """Follow sentence-transformers: its own setting, else the tokenizer's; never beyond the positions."""
     length = own.integer("max_seq_length")
     if length is None:
         # Where the tokenizer has no limit, transformers writes 1e30.
-        length = _Json.read(folder / "tokenizer_config.json").integer("model_max_length")
-    positions = config.integer("max_position_embeddings")
+        length = JsonFile.read(folder / "tokenizer_config.json").integer("model_max_length")
+    positions = _positions(config)
     known = [limit for limit in (length, positions) if limit is not None]
     if not known:
         raise ModelError(f"{config.path}: max_position_embeddings is missing, and nothing else limits texts.")
     return min(known)
 
 
-def _matryoshka(config: _Json, entry: CatalogEntry | None, dimensions: int) -> tuple[int, ...]:
+def _positions(config: JsonFile) -> int | None:
+    """Return how many tokens have a position. Families that count from the padding's id have that many fewer."""
+    positions = config.integer("max_position_embeddings") or config.integer("n_positions")
+    if positions is None or config.content.get("model_type") not in PADDED_POSITIONS:
+        return positions
+    padding = config.content.get("pad_token_id")
+    return max(1, positions - 1 - (padding if type(padding) is int else 1))
+
+
+def _matryoshka(config: JsonFile, entry: CatalogEntry | None, dimensions: int) -> tuple[int, ...]:
     # The key is vLLM's: docs.vllm.ai, "Matryoshka Embeddings".
     declared = config.content.get("matryoshka_dimensions")
     if declared is None:
@@ -295,8 +250,9 @@ def _matryoshka(config: _Json, entry: CatalogEntry | None, dimensions: int) -> t
     return tuple(sorted(set(declared) - {dimensions}))
 
 
-def _deciding_files(folder: Path, pooling_name: str | None, own_name: str) -> tuple[str, ...]:
-    names = ["config.json", "tokenizer.json", "tokenizer_config.json", WEIGHTS]
-    if pooling_name:
-        names += ["modules.json", pooling_name, own_name, "config_sentence_transformers.json"]
+def _deciding_files(folder: Path, chain: Chain | None, own_name: str) -> tuple[str, ...]:
+    names = ["config.json", "tokenizer.json", "tokenizer_config.json", *_weight_files(folder), INDEX]
+    if chain:
+        names += ["modules.json", chain.pooling, own_name, "config_sentence_transformers.json"]
+        names += [name for module in chain.rest for name in (module.config, module.weights)]
     return tuple(name for name in names if (folder / name).is_file())

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from senryu.types import Task
 
@@ -23,6 +23,32 @@ class Pooling(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Dense:
+    """A linear layer and an activation; sentence-transformers' module of this name. `weights`: its file."""
+
+    weights: str
+    in_features: int
+    out_features: int
+    bias: bool
+    activation: Literal["identity", "gelu", "relu", "silu", "tanh"]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerNorm:
+    """Layer normalisation with PyTorch's own eps; sentence-transformers' module of this name."""
+
+    weights: str
+
+
+@dataclass(frozen=True, slots=True)
+class Normalize:
+    """Length 1; sentence-transformers' module of this name."""
+
+
+Module: TypeAlias = Dense | LayerNorm | Normalize
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """A model as it is served; `id` is what it is served under, `names` is all that it answers to."""
 
@@ -36,6 +62,10 @@ class ModelSpec:
     pooling: Pooling
     max_seq_length: int
     dimensions: int
+    weight_files: tuple[str, ...] = ("model.safetensors",)  # those of the encoder, relative to the folder
+    modules: tuple[
+        Module, ...
+    ] = ()  # behind the pooling, without a last Normalize: every vector is normalised
     matryoshka: tuple[int, ...] = ()  # declared sizes besides `dimensions`, ascending
     prompts: Mapping[Task, str] = field(default_factory=dict)
     lowercase: bool = False

@@ -1,7 +1,7 @@
-"""Fetching a catalog model: sources in order, every file verified before it counts, one rename at the end.
+"""Fetching a model: sources in order, every file verified before it counts, one rename at the end.
 
 Takes its settings as a value and shows progress through a protocol. It imports and runs nothing of what it
-fetched: only the files that the catalog pins are kept.
+fetched: only the files that the catalog pins are kept, or those that `listing` chooses where it pins none.
 """
 
 from __future__ import annotations
@@ -17,9 +17,19 @@ from pathlib import Path
 from typing import Protocol
 
 from senryu.errors import SourceError
-from senryu.models import CatalogEntry, ModelSpec, NotPulled, is_pulled, resolve, write_manifest
+from senryu.models import (
+    CatalogEntry,
+    ModelSpec,
+    NotPulled,
+    is_pulled,
+    matches,
+    pinned,
+    resolve,
+    write_manifest,
+)
 from senryu.pull.hub import HubSettings, HubSource
-from senryu.pull.staging import Progress, SourceRefused, Staging, matches, readable
+from senryu.pull.listing import listed
+from senryu.pull.staging import Progress, SourceRefused, Staging, readable
 from senryu.pull.wheel import WheelSource
 
 __all__ = [
@@ -37,6 +47,15 @@ __all__ = [
 ]
 
 FOUND = "files that were here"  # in a manifest, in place of a source
+
+_HELP = (
+    "Run the same command again to go on where it stopped, set HF_ENDPOINT to a mirror, or give the path of a "
+    "folder that has the model."
+)
+_OFFLINE = (
+    "{} is not complete in {}, and HF_HUB_OFFLINE forbids fetching it; unset HF_HUB_OFFLINE, or give the path of a "
+    "folder that has the model."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +85,7 @@ def ensure(
     *,
     sources: Sequence[Source] | None = None,
 ) -> ModelSpec:
-    """Load the model that a person named, fetching it first if it is a catalog model that is not here.
+    """Load the model that a person named, fetching it first if it is a model of the catalog or of Hugging Face.
 
     Raises ModelError for an unknown name or a folder that cannot be served, SourceError if no source has it.
     """
@@ -86,21 +105,24 @@ def pull(
     sources: Sequence[Source] | None = None,
     force: bool = False,
 ) -> Pulled:
-    """Fetch what is missing or damaged of a catalog model; `force` trusts no record and hashes every file.
+    """Fetch what is missing or damaged of a model; `force` trusts no record of a size and hashes every file.
 
     Raises SourceError if no source has it, or if the folder cannot be written.
     """
-    folder = models_dir / entry.id
+    folder = models_dir / entry.folder_name
     if not force and is_pulled(entry, models_dir):
         return Pulled(folder, None, 0)
     if sources is None:
         sources = () if hub.offline else default_sources(entry, hub)
     with _said_clearly(entry, models_dir):
         models_dir.mkdir(parents=True, exist_ok=True)
-        with _lock(models_dir / f".{entry.id}.lock", entry, progress):
-            if _is_here(entry, folder, force):
+        with _lock(models_dir / f".{entry.folder_name}.lock", entry, progress):
+            known = pinned(entry, models_dir)
+            if known and _is_here(known, folder, force):
                 return Pulled(folder, None, 0)
-            return _replace(entry, folder, sources, progress)
+            if not sources:
+                raise SourceError(_OFFLINE.format(entry.id, models_dir))
+            return _replace(known or _listed(entry, hub), folder, sources, progress)
 
 
 def default_sources(entry: CatalogEntry, hub: HubSettings) -> tuple[Source, ...]:
@@ -109,19 +131,22 @@ def default_sources(entry: CatalogEntry, hub: HubSettings) -> tuple[Source, ...]
     return (HubSource(hub), *wheels)
 
 
+def _listed(entry: CatalogEntry, hub: HubSettings) -> CatalogEntry:
+    source = HubSource(hub)
+    try:
+        return listed(entry, source)
+    except SourceRefused as refused:
+        raise SourceError(f"{entry.label} could not be fetched: {source.name} {refused}. {_HELP}") from None
+
+
 def _replace(entry: CatalogEntry, folder: Path, sources: Sequence[Source], progress: Progress) -> Pulled:
-    if not sources:
-        raise SourceError(
-            f"{entry.id} is not complete in {folder.parent}, and HF_HUB_OFFLINE forbids fetching it; "
-            "unset HF_HUB_OFFLINE, or give the path of a folder that has the model."
-        )
-    staging = Staging(folder.with_name(f".{entry.id}.partial"), entry.files, progress)
+    staging = Staging(folder.with_name(f".{entry.folder_name}.partial"), entry.files, progress)
     staging.recover(folder)
     wanted = sum(entry.files[path].size for path in staging.missing())
     source = _fetch(entry, staging, sources, wanted) if wanted else FOUND
     staging.sweep()
     write_manifest(staging.folder, entry, source)
-    replaced = folder.with_name(f".{entry.id}.replaced")
+    replaced = folder.with_name(f".{entry.folder_name}.replaced")
     shutil.rmtree(replaced, ignore_errors=True)
     with suppress(FileNotFoundError):
         folder.rename(replaced)
@@ -144,10 +169,7 @@ def _fetch(entry: CatalogEntry, staging: Staging, sources: Sequence[Source], wan
             refusals.append(f"{source.name} {refused}")
             if following:
                 staging.progress.notice(f"{refusals[-1]}; trying {following.name}.")
-    raise SourceError(
-        f"{entry.id} could not be fetched: {'; '.join(refusals)}. Run the same command again to go on where "
-        "it stopped, set HF_ENDPOINT to a mirror, or give the path of a folder that has the model."
-    )
+    raise SourceError(f"{entry.id} could not be fetched: {'; '.join(refusals)}. {_HELP}")
 
 
 @contextmanager
@@ -180,7 +202,7 @@ def _said_clearly(entry: CatalogEntry, models_dir: Path) -> Iterator[None]:
 
 def _is_here(entry: CatalogEntry, folder: Path, force: bool) -> bool:
     if not force:
-        return is_pulled(entry, folder.parent)
+        return is_pulled(entry, folder.parent)  # another process may have fetched it meanwhile
     complete = all(matches(folder / path, pin) for path, pin in entry.files.items())
     if complete:
         write_manifest(folder, entry, FOUND)

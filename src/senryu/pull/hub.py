@@ -6,12 +6,14 @@ a partial file when it gives up, and cannot be told the sha256 to expect.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.client import HTTPException, HTTPMessage, HTTPResponse
+from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import IO, TypeAlias
 from urllib.error import HTTPError, URLError
@@ -29,6 +31,7 @@ STALL_SECONDS = 10.0  # between two pieces of a file
 PAUSE_SECONDS = 1.0  # before a source that answered at first is asked again
 ATTEMPTS = 5  # at one file, each continuing where the last was cut
 CHUNK_BYTES = 1 << 18
+MAIN = "main"  # the revision of a model that is named without one
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,16 @@ class HubSource:
 
     def fetch(self, entry: CatalogEntry, staging: Staging) -> None:
         for path in staging.missing():
-            url = f"{self._hub.endpoint}/{entry.hf_id}/resolve/{entry.revision}/{quote(path)}"
+            url = f"{self._hub.endpoint}/{entry.hf_id}/resolve/{quote(entry.revision or MAIN, '')}/{quote(path)}"
             self._download(url, path, staging)
+
+    def read(self, path: str, most: int) -> bytes:
+        """Return what stands below the endpoint. Raises SourceRefused, also if it is over `most` bytes."""
+        with self._ask(f"{self._hub.endpoint}/{path}", 0) as response:
+            content = b"".join(islice(_chunks(response), most // CHUNK_BYTES + 1))
+            if len(content) > most or response.length:
+                raise Cut(f"cut {path} off, or has more than {readable(most)} there")
+        return content
 
     def _download(self, url: str, path: str, staging: Staging) -> None:
         for attempt in range(1, ATTEMPTS + 1):
@@ -121,7 +132,7 @@ class HubSource:
             return _open(Request(url, headers=headers), self._answer_seconds)  # noqa: S310  (checked in HubSettings)
         except HTTPError as error:
             error.close()
-            raise SourceRefused(_status(error.code, bool(self._hub.token))) from None
+            raise SourceRefused(_status(error, bool(self._hub.token))) from None
         except URLError as error:
             raise NoAnswer(f"does not answer ({_reason(error.reason)})") from None
         except (OSError, HTTPException, ValueError) as error:
@@ -206,7 +217,18 @@ def _reason(error: str | BaseException) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def _status(code: int, has_token: bool) -> str:
+def _status(error: HTTPError, has_token: bool) -> str:
+    """Put a status in words. Hugging Face says in a header what it is about, where it tells strangers at all."""
+    code, about = error.code, error.headers.get("X-Error-Code")
+    model = re.search(r"/([^/]+/[^/]+)/(?:resolve|revision)/", error.url or "")
+    page = f"{HUGGING_FACE}/{model[1]}" if model else HUGGING_FACE
+    if about == "GatedRepo":
+        asked = "HF_TOKEN's owner has not accepted it" if has_token else "then set HF_TOKEN"
+        return f"answers {code} (the model's licence has to be accepted at {page}; {asked})"
+    if about in ("RepoNotFound", "RevisionNotFound", "EntryNotFound"):
+        what = {"RepoNotFound": "model", "RevisionNotFound": "revision", "EntryNotFound": "file"}[about]
+        private = ", or it is private and needs HF_TOKEN" if what == "model" and not has_token else ""
+        return f"answers {code} (no such {what} at {page}{private})"
     if code in (401, 403):
         hint = (
             "HF_TOKEN has no access to the model" if has_token else "the model may need a token: set HF_TOKEN"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from senryu.errors import SourceError
-from senryu.models import FilePin, sha256_of
+from senryu.models import FilePin, fingerprint_of, matches
 
 
 class Progress(Protocol):
@@ -75,11 +75,12 @@ class Staging:
     def accept(self, path: str) -> None:
         """Give a part its name if it is the pinned file, else remove it. Raises WrongFile."""
         part, pin = self.part(path), self.files[path]
-        size, sha256 = part.stat().st_size, sha256_of(part)
-        if (size, sha256) != (pin.size, pin.sha256):
+        size, found = part.stat().st_size, fingerprint_of(part, pin)
+        if (size, found) != (pin.size, pin.sha256 or pin.blob):
             part.unlink()
+            kind = "sha256" if pin.sha256 else "git blob"
             raise WrongFile(
-                f"has another {path}: expected {pin.size} bytes, sha256 {pin.sha256}, got {size}, {sha256}"
+                f"has another {path}: expected {pin.size} bytes, {kind} {pin.sha256 or pin.blob}, got {size}, {found}"
             )
         part.rename(self.folder / path)
         self.report(0)
@@ -100,10 +101,6 @@ class Staging:
         for path in self.folder.rglob("*"):
             if path.is_file() and path.relative_to(self.folder).as_posix() not in self.files:
                 path.unlink()
-
-
-def matches(path: Path, pin: FilePin) -> bool:
-    return path.is_file() and path.stat().st_size == pin.size and sha256_of(path) == pin.sha256
 
 
 def readable(size: int) -> str:

