@@ -76,9 +76,12 @@ def test_every_setting_can_be_given_in_the_file(paths: Paths) -> None:
     toml = """
         host = "0.0.0.0"
         port = 1
+        share_port = true
         public_url = "https://embed.example.com/"
         model = "/models/mine"
         served_names = ["a", "b/c"]
+        prompts = {search_query = "query: "}
+        engine = "reference"
         precision = "f32"
         threads = 2
         queue_tokens = 3
@@ -96,6 +99,30 @@ def test_every_setting_can_be_given_in_the_file(paths: Paths) -> None:
     assert given.public_url == "https://embed.example.com"
     assert given.threads == 2
     assert given.served_names == ("a", "b/c")
+    assert given.prompts == ("search_query=query: ",)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"argv": {"prompts": ("search_query=query: ", "clustering=")}},
+        {"environ": {"SENRYU_PROMPTS": "search_query=query: \nclustering="}},
+        {"toml": 'prompts = {search_query = "query: ", clustering = ""}'},
+    ],
+)
+def test_prompts_are_given_one_by_one_by_line_or_as_a_table(paths: Paths, given: dict[str, Any]) -> None:
+    assert load(paths, **given).prompts == ("search_query=query: ", "clustering=")
+
+
+def test_a_prompt_of_nothing_is_refused(paths: Paths) -> None:
+    with pytest.raises(SettingError, match=r"^--prompt: .* takes INPUT_TYPE=TEXT"):
+        load(paths, {"prompts": ("query: ",)})
+
+
+@pytest.mark.parametrize("value", ["yes", "1", "True", 1])
+def test_a_switch_is_true_or_false(paths: Paths, value: Any) -> None:
+    with pytest.raises(SettingError, match=r"^--share-port: .* takes true or false"):
+        load(paths, {"share_port": value})
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,10 @@ def what_it_takes(setting: Field[Any]) -> str:
 def test_a_setting_is_documented_as_it_is(setting: Field[Any]) -> None:
     text = section(SETTINGS, f"### `{setting.name}`")
     assert listed(text, "Takes") == what_it_takes(setting)
-    assert listed(text, "Default") == ("none" if setting.default in (None, ()) else str(setting.default))
+    default = setting.default
+    assert listed(text, "Default") == (
+        "none" if default in (None, ()) else str(default).lower() if default is False else str(default)
+    )
     assert listed(text, "Environment") == ", ".join(setting.metadata["env"])
 
 

@@ -1,4 +1,4 @@
-"""Two instances behind a plain TCP proxy are restarted one after the other, and no request fails."""
+"""Instances behind a plain TCP proxy, or on one port, are restarted one after the other, and no request fails."""
 
 from __future__ import annotations
 
@@ -71,50 +71,85 @@ def proxy() -> Iterator[Proxy]:
     running.stop()
 
 
-def test_no_request_fails_in_a_rolling_restart(proxy: Proxy, tiny_folder: Path, tmp_path: Path) -> None:
-    def start(name: str) -> Server:
-        return Server(tmp_path / name, tiny_folder, env={"SENRYU_KEY": KEY})
+class Clients:
+    """Eight clients of a port that keep a connection as long as the server lets them, and never try again."""
 
-    def port(server: Server) -> int:
-        return int(server.url.rsplit(":", 1)[1])
+    def __init__(self, port: int) -> None:
+        self.outcomes: list[str] = []
+        self._port = port
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(8)]
 
-    stop = threading.Event()
-    outcomes: list[str] = []
+    def __enter__(self) -> Clients:
+        for thread in self._threads:
+            thread.start()
+        return self
 
-    def client(number: int) -> None:
-        """Keep a connection as long as the server lets it, and never try again."""
-        connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=30)
-        while not stop.is_set():
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self, number: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
+        while not self._stop.is_set():
             body = json.dumps({"model": "tiny-four-prompts", "input": f"frog {number}"})
             try:
                 connection.request("POST", "/v1/embeddings", body, {"Authorization": f"Bearer {KEY}"})
                 answer = connection.getresponse()
                 answer.read()
-                outcomes.append(str(answer.status))
+                self.outcomes.append(str(answer.status))
             except (OSError, http.client.HTTPException) as error:
-                outcomes.append(repr(error))
+                self.outcomes.append(repr(error))
                 connection.close()
             time.sleep(0.002 * (number % 3))
         connection.close()
 
+
+def port_of(server: Server) -> int:
+    return int(server.url.rsplit(":", 1)[1])
+
+
+def test_no_request_fails_in_a_rolling_restart(proxy: Proxy, tiny_folder: Path, tmp_path: Path) -> None:
+    def start(name: str) -> Server:
+        return Server(tmp_path / name, tiny_folder, env={"SENRYU_KEY": KEY})
+
     first, second = start("first"), start("second")
-    proxy.backends = [port(first), port(second)]
-    clients = [threading.Thread(target=client, args=(number,)) for number in range(8)]
-    for thread in clients:
-        thread.start()
-    time.sleep(0.5)
-    first.stop()
-    first = start("first")
-    proxy.backends = [port(first), port(second)]
-    time.sleep(0.5)
-    second.stop()
-    second = start("second")
-    proxy.backends = [port(first), port(second)]
-    time.sleep(0.5)
-    stop.set()
-    for thread in clients:
-        thread.join()
+    proxy.backends = [port_of(first), port_of(second)]
+    with Clients(proxy.port) as clients:
+        time.sleep(0.5)
+        first.stop()
+        first = start("first")
+        proxy.backends = [port_of(first), port_of(second)]
+        time.sleep(0.5)
+        second.stop()
+        second = start("second")
+        proxy.backends = [port_of(first), port_of(second)]
+        time.sleep(0.5)
     first.stop()
     second.stop()
-    assert len(outcomes) > 100
-    assert set(outcomes) == {"200"}
+    assert len(clients.outcomes) > 100
+    assert set(clients.outcomes) == {"200"}
+
+
+def test_servers_share_a_port_and_one_of_them_can_be_restarted(tiny_folder: Path, tmp_path: Path) -> None:
+    def start(name: str, port: int) -> Server:
+        options = ["--share-port", "true", "--port", str(port)]
+        server = Server(tmp_path / name, tiny_folder, env={"SENRYU_KEY": KEY}, args=options)
+        while "curl" not in (server.home / "stdout.log").read_text():  # until now the other one may have answered
+            time.sleep(0.02)
+        return server
+
+    first = start("first", 0)
+    port = port_of(first)
+    with Clients(port) as clients:
+        second = start("second", port)
+        time.sleep(0.5)
+        first.stop()
+        time.sleep(0.5)
+        first = start("first", port)
+        second.stop()
+        time.sleep(0.3)
+    first.stop()
+    assert len(clients.outcomes) > 100
+    assert set(clients.outcomes) == {"200"}

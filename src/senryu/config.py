@@ -120,6 +120,24 @@ def _names(value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def _prompts(value: Any) -> tuple[str, ...]:
+    if isinstance(value, dict):
+        value = [f"{name}={text}" for name, text in value.items()]
+    prompts = value.split("\n") if isinstance(value, str) else value
+    if not isinstance(prompts, list | tuple) or not all(isinstance(one, str) and "=" in one for one in prompts):
+        raise ValueError('INPUT_TYPE=TEXT, such as "search_query=query: ", each on a line of its own')
+    return tuple(prompts)
+
+
+def _boolean(value: Any) -> bool:
+    known = {"true": True, "false": False}
+    if isinstance(value, bool):
+        return value
+    if value not in known:
+        raise ValueError("true or false")
+    return known[value]
+
+
 def _setting(default: Any, parse: Callable[[Any], Any], doc: str, *env: str, secret: bool = False) -> Any:
     return field(
         default=default, repr=not secret, metadata={"parse": parse, "doc": doc, "env": env, "secret": secret}
@@ -141,6 +159,12 @@ class Settings:
     port: int = _setting(
         8080, _integer(0, 65535), "Port to listen on; 0 takes a free one.", "SENRYU_PORT", "PORT"
     )
+    share_port: bool = _setting(
+        False,
+        _boolean,
+        "Whether other servers of this user may listen on the same port; the system spreads connections over them.",
+        "SENRYU_SHARE_PORT",
+    )
     public_url: str | None = _setting(
         None, _origin, "Origin that clients use, where a proxy stands in front.", "SENRYU_PUBLIC_URL"
     )
@@ -153,10 +177,22 @@ class Settings:
         "Names that the model answers to besides its own, so that ids in other people's code keep working.",
         "SENRYU_SERVED_NAMES",
     )
+    prompts: tuple[str, ...] = _setting(
+        (),
+        _prompts,
+        "Prompts in front of texts by input_type, over the model's own: search_query=TEXT.",
+        "SENRYU_PROMPTS",
+    )
+    engine: str = _setting(
+        "auto",
+        _choice("auto", "openvino", "exported", "reference"),
+        "What computes: openvino runs our encoders, exported the graph that the model's repository ships.",
+        "SENRYU_ENGINE",
+    )
     precision: str = _setting(
         "auto",
-        _choice("auto", "f32", "bf16"),
-        "Number format of the matrix products; auto takes bf16 where the processor has it.",
+        _choice("auto", "f32", "bf16", "int8"),
+        "Number format of the matrix products; auto takes bf16 where the processor has it, and never int8.",
         "SENRYU_PRECISION",
     )
     threads: int | None = _setting(

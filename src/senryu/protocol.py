@@ -29,7 +29,7 @@ HEAD_BYTES = 64 * 1024
 HEAD_FIELDS = 128
 HEAD_SECONDS = 10.0
 LINGER_SECONDS = (
-    0.5  # for idle connections at the end; a client learns from its next answer that it must leave
+    1.0  # for idle connections at the end; a client learns from its next answer that it must leave
 )
 
 PIECE_BYTES = 16 * 1024  # the parser is given no more at once, so that it can be stopped in time

@@ -23,8 +23,10 @@ BACKLOG = 2048
 MOST_DESCRIPTORS = 1 << 20  # where the system sets no limit of its own
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """Take an address, to listen on once everything is ready. Raises SettingError saying what is in the way.
+def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """Take an address, to listen on once everything is ready; `shared` with others that say so, too.
+
+    Raises SettingError saying what is in the way.
 
     NOTE: until then connections are refused, which health checks understand; left waiting, they would hang.
     """
@@ -35,6 +37,8 @@ def bind(host: str, port: int) -> socket.socket:
         with contextlib.ExitStack() as on_failure:
             taken = on_failure.enter_context(socket.socket(family, socket.SOCK_STREAM))
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if shared:
+                taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             taken.bind(address)

@@ -67,21 +67,23 @@ def serve(**argv: Any) -> None:
 
 def run(settings: Settings, began: float) -> None:
     """Build everything and serve until a signal comes."""
-    from senryu import pull, server
+    from senryu import models, pull, server
     from senryu.cli.provision import refuse_names_of_others
     from senryu.cli.pull import shown_progress
     from senryu.engine import choose_precision
 
     precision = choose_precision(settings.precision)
-    listening = server.bind(settings.host, settings.port)
+    prompts = models.parse_prompts(settings.prompts)
+    listening = server.bind(settings.host, settings.port, shared=settings.share_port)
     origin = settings.public_url or server.origin(listening)
     with shown_progress() as progress:
         hub = pull.HubSettings.from_environ(os.environ)
         spec = pull.ensure(settings.model, settings.paths.models, hub, progress)
+    spec = models.with_prompts(spec, prompts)
     refuse_names_of_others(settings.served_names, spec.id)
     with ThreadPoolExecutor(1) as loader:
         # The engine compiles on its own thread while this one imports and opens the rest.
-        engine: Future[Any] = loader.submit(_load_engine, spec, precision, settings.threads)
+        engine: Future[Any] = loader.submit(_load_engine, spec, precision, settings)
         from senryu.admission import Admission
         from senryu.app import App, home_context
         from senryu.batcher import Batcher
@@ -112,11 +114,12 @@ def run(settings: Settings, began: float) -> None:
             raise SystemExit(3)
 
 
-def _load_engine(spec: Any, precision: Any, threads: int | None) -> Any:
+def _load_engine(spec: Any, precision: Any, settings: Settings) -> Any:
     from senryu import engine
     from senryu.engine.machine import usable_threads
 
-    return engine.load(spec, precision=precision, threads=threads or usable_threads())
+    threads = settings.threads or usable_threads()
+    return engine.load(spec, precision=precision, threads=threads, engine=settings.engine)
 
 
 def own_command(environ: Any) -> str:
@@ -129,9 +132,9 @@ def own_command(environ: Any) -> str:
 
 def banner(home: Any, seconds: float) -> str:
     """Say what runs, for people, with a curl to paste."""
-    languages = (
-        "English" if list(home.languages) == ["en"] else ", ".join(home.languages) or "languages unknown"
-    )
+    from senryu.cli.catalog import languages as shown
+
+    languages = "English" if list(home.languages) == ["en"] else shown(tuple(home.languages))
     return f"""
 senryu {__version__}
 
