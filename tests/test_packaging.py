@@ -23,7 +23,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "senryu"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-REQUIREMENT_FILES = ("serve", "dev")
+REQUIREMENT_FILES = ("serve", "dev", "clients")
 
 
 @pytest.fixture(scope="module")
