@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "senryu"
 # From the bottom up. A module imports from the layers below its own. "senryu" is the package's __init__.
 LAYERS = (
     {"senryu", "types", "errors"},
-    {"config", "config_vars", "logs", "metrics"},
+    {"calibration", "config", "config_vars", "logs", "metrics"},
     {
         "admission",
         "batcher",

@@ -1,0 +1,206 @@
+"""Static int8: the calibration's file, how close every family stays to f32, and the same bits for the same text."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from senryu import engine, models, outputs
+from senryu.engine import int8
+from senryu.engine.calibration import calibrate
+from senryu.engine.int8 import Calibration, Loss
+from senryu.engine.machine import multiplies_int8
+from senryu.errors import ModelError
+from senryu.models import ModelSpec
+from senryu.types import Ids, Precision
+from test_encoders import FAMILIES, golden, model_of
+from test_engine import batch, batches_of, run_each
+from tiny import make_model
+
+pytestmark = pytest.mark.skipif(
+    not multiplies_int8(),
+    reason="the processor has no instructions for products of 8-bit integers (VNNI, AMX)",
+)
+LOSS = Loss(16, 0.9991, 0.998, 0.997, 0.999, 0.97)
+
+
+def texts_of(spec: ModelSpec, count: int, seed: int = 0) -> list[Ids]:
+    rng = np.random.default_rng(seed)
+    longest = min(150, spec.max_seq_length)
+    lengths = rng.integers(1, longest, count)
+    return [rng.integers(3, spec.config["vocab_size"], length, dtype=np.int32) for length in lengths]
+
+
+def quantised(spec: ModelSpec, texts: list[Ids] | None = None) -> Calibration:
+    """Calibrate a model and put the file where the engine looks."""
+    made = calibrate(spec, texts or texts_of(spec, 60), threads=2)
+    (spec.folder / int8.FILE).write_text(made.dumps(), "utf-8")
+    return made
+
+
+def loaded(spec: ModelSpec, precision: Precision = Precision.INT8, threads: int = 2) -> engine.Engine:
+    return engine.load(spec, precision=precision, threads=threads)
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> ModelSpec:
+    return models.load_spec(make_model(tmp_path / "tiny"))
+
+
+# ---- the file -----------------------------------------------------------------------------------------------
+
+
+def test_a_calibration_read_back_is_the_one_written(spec: ModelSpec) -> None:
+    made = quantised(spec)
+    found = int8.read(spec.folder / int8.FILE, int8.weights_of(spec))
+    assert found.dumps() == made.dumps()
+    assert found.fingerprint == made.fingerprint
+    assert loaded(spec).loss is None
+    assert made.fingerprint in loaded(spec).signature
+
+
+def test_the_engine_tells_the_loss_that_its_file_states(spec: ModelSpec) -> None:
+    made = json.loads(quantised(spec).dumps())
+    made["loss"] = {field: getattr(LOSS, field) for field in LOSS.__dataclass_fields__}
+    rewrite(spec.folder / int8.FILE, made)
+    assert loaded(spec).loss == LOSS
+    assert loaded(spec, Precision.F32).loss is None
+
+
+def rewrite(path: Path, content: dict[str, Any]) -> None:
+    content["sha256"] = int8._checksum(content)
+    path.write_text(json.dumps(content))
+
+
+def test_a_calibration_with_the_same_texts_has_the_same_bytes(spec: ModelSpec, tmp_path: Path) -> None:
+    texts = texts_of(spec, 60)
+    copy = models.load_spec(Path(shutil.copytree(spec.folder, tmp_path / "copy" / spec.folder.name)))
+    first = calibrate(spec, texts, threads=1).dumps()
+    assert calibrate(spec, texts, threads=2).dumps() == first
+    assert calibrate(copy, texts, threads=2).dumps() == first
+    assert calibrate(spec, texts[1:], threads=2).dumps() != first
+
+
+def cut_off(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def change_a_window(content: bytes) -> bytes:
+    made = json.loads(content)
+    made["inputs"][0]["low"] = made["inputs"][1]["low"]
+    return json.dumps(made).encode()
+
+
+def change_the_loss(content: bytes) -> bytes:
+    return json.dumps(json.loads(content) | {"loss": {"cosine_mean": 1.0}}).encode()
+
+
+def another_format(content: bytes) -> bytes:
+    return content.replace(int8.FORMAT.encode(), b"senryu-int8-99")
+
+
+DAMAGES: list[tuple[Callable[[bytes], bytes], str]] = [
+    (cut_off, "cannot be read as a calibration"),
+    (change_a_window, "its checksum does not fit: it was changed or cut off"),
+    (change_the_loss, "its checksum does not fit"),
+    (another_format, f"its format is 'senryu-int8-99'; this version reads {int8.FORMAT}"),
+    (lambda _: b"", "cannot be read as a calibration"),
+    (lambda _: b"[]", "cannot be read as a calibration"),
+    (lambda _: b"\xff\x00\x9c", "cannot be read as a calibration"),
+    (lambda _: b"{}", "cannot be read as a calibration"),
+]
+
+
+@pytest.mark.parametrize(("damage", "complaint"), DAMAGES)
+def test_a_damaged_calibration_is_refused_with_the_file_and_the_remedy(
+    spec: ModelSpec, damage: Callable[[bytes], bytes], complaint: str
+) -> None:
+    quantised(spec)
+    path = spec.folder / int8.FILE
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ModelError) as refusal:
+        loaded(spec)
+    assert str(refusal.value).startswith(f"{path}: ")
+    assert complaint in str(refusal.value)
+    assert "senryu quantize" in str(refusal.value)
+
+
+def test_a_damaged_calibration_does_not_stop_the_other_precisions(spec: ModelSpec) -> None:
+    (spec.folder / int8.FILE).write_text("no JSON")
+    assert loaded(spec, Precision.F32).run(batch([[2, 9, 3]])).shape == (1, 32)
+
+
+def test_a_calibration_of_another_model_is_refused(spec: ModelSpec, tmp_path: Path) -> None:
+    other = models.load_spec(make_model(tmp_path / "other", seed=1))
+    quantised(other)
+    shutil.copy(other.folder / int8.FILE, spec.folder)
+    with pytest.raises(ModelError, match=r"was made for other weights, of 'other', than this model has"):
+        loaded(spec)
+
+
+def test_a_model_without_a_calibration_says_how_to_make_one(spec: ModelSpec) -> None:
+    with pytest.raises(ModelError, match=r"tiny has no calibration for int8: `senryu quantize tiny`"):
+        loaded(spec)
+
+
+# ---- vectors ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_stays_close_to_f32(tmp_path: Path, family: str) -> None:
+    spec = model_of(tmp_path, family)
+    texts = texts_of(spec, 80)
+    made = quantised(spec, texts[:50])
+    assert made.windows
+    unseen = [ids.tolist() for ids in texts[50:]]
+    exact = outputs.normalise(run_each(loaded(spec, Precision.F32), unseen))
+    given = outputs.normalise(run_each(loaded(spec), unseen))
+    cosines = (exact * given).sum(axis=1)
+    assert cosines.mean() >= 0.997
+    assert np.median(cosines) >= 0.999
+    assert cosines.mean() < 0.9999999  # or nothing was quantised
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_texts_bits_do_not_depend_on_its_batch_in_int8(tmp_path: Path, family: str) -> None:
+    spec = model_of(tmp_path, family)
+    quantised(spec)
+    texts = [ids[:length] for ids in golden(family)["ids"] for length in (1, 3, 17, 62, 64, 80, 150)]
+    one = loaded(spec, threads=1)
+    alone = run_each(one, texts)
+    assert np.isfinite(alone).all()
+    for threads in (1, 2):
+        ready = loaded(spec, threads=threads)
+        for indices in batches_of(ready, texts, seed=threads):
+            together = ready.run(batch([texts[i] for i in indices]))
+            assert together.tobytes() == alone[indices].tobytes()
+
+
+def test_a_second_quantisation_gives_the_same_bits(spec: ModelSpec) -> None:
+    rng = random.Random(0)
+    texts = [[rng.randrange(5, 90) for _ in range(rng.randint(1, 60))] for _ in range(40)]
+    quantised(spec)
+    before = run_each(loaded(spec), texts)
+    (spec.folder / int8.FILE).unlink()
+    quantised(spec)
+    assert run_each(loaded(spec), texts).tobytes() == before.tobytes()
+
+
+def test_other_texts_to_calibrate_with_give_another_fingerprint(spec: ModelSpec) -> None:
+    quantised(spec, texts_of(spec, 40, seed=1))
+    before = loaded(spec).signature
+    quantised(spec, texts_of(spec, 40, seed=2))
+    assert loaded(spec).signature != before
+
+
+def test_what_the_calibration_never_saw_is_still_a_vector(spec: ModelSpec) -> None:
+    quantised(spec, [np.array([2, 7, 3], np.int32)])
+    vectors = run_each(loaded(spec), [[1] * 64, list(range(60)), [4]])
+    assert np.isfinite(vectors).all()
