@@ -136,7 +136,9 @@ def test_servers_share_a_port_and_one_of_them_can_be_restarted(tiny_folder: Path
     def start(name: str, port: int) -> Server:
         options = ["--share-port", "true", "--port", str(port)]
         server = Server(tmp_path / name, tiny_folder, env={"SENRYU_KEY": KEY}, args=options)
-        while "curl" not in (server.home / "stdout.log").read_text():  # until now the other one may have answered
+        while (
+            "curl" not in (server.home / "stdout.log").read_text()
+        ):  # until now the other one may have answered
             time.sleep(0.02)
         return server
 

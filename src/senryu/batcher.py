@@ -26,11 +26,11 @@ logger = logging.getLogger(__name__)
 
 # A micro-batch takes about this long on its engine stream: long enough for the best rate, short enough that nobody
 # waits long behind one. Between the bounds in tokens, whatever the engine's speed.
-BATCH_SECONDS = 0.022
+BATCH_SECONDS = 0.025
 MIN_BATCH_TOKENS = 128
 MAX_BATCH_TOKENS = 1024
 # Full batches stay of one size while the rate trembles: an engine is faster at a shape that it has just run.
-BUDGET_STEP = 64
+BUDGET_STEP = 32
 
 # Of the queue's bound: what is kept free beyond it for flows that have little waiting, and what little is.
 RESERVED_SHARE = 1 / 4

@@ -124,7 +124,9 @@ def _prompts(value: Any) -> tuple[str, ...]:
     if isinstance(value, dict):
         value = [f"{name}={text}" for name, text in value.items()]
     prompts = value.split("\n") if isinstance(value, str) else value
-    if not isinstance(prompts, list | tuple) or not all(isinstance(one, str) and "=" in one for one in prompts):
+    if not isinstance(prompts, list | tuple) or not all(
+        isinstance(one, str) and "=" in one for one in prompts
+    ):
         raise ValueError('INPUT_TYPE=TEXT, such as "search_query=query: ", each on a line of its own')
     return tuple(prompts)
 

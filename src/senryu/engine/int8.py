@@ -97,7 +97,7 @@ def find(spec: ModelSpec) -> Calibration:
         if json.loads(path.read_bytes())["weights"] == weights:
             return read(path, weights)
     raise ModelError(
-        f"{spec.id} has no calibration for int8: `senryu quantize {spec.folder}` makes one, and shows what it costs."
+        f"{spec.id} has no calibration for int8: `senryu quantize {spec.folder}` makes one, and says what it costs."
     )
 
 

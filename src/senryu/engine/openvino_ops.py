@@ -5,6 +5,7 @@ Knows graph nodes and how tokens become rows for attention; nothing of buckets, 
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -210,10 +211,13 @@ class OpenVinoOps:
         key_heads = key_heads or heads
         mask = self._mask(causal, window)
         mask = mask if bias is None else op.add(mask, bias)
-        inputs = [by_head(query, heads), by_head(key, key_heads), by_head(value, key_heads), mask]
-        inputs += [] if scale is None else [_floats(scale)]
-        attended = op.scaled_dot_product_attention(*inputs, causal=False)  # [B, heads, L, head]
         hidden = query.get_output_partial_shape(0)[1].get_length()
+        # NOTE: written out, because of OpenVINO's own operation the plug-in copies every key, transposed.
+        queries, keys, values = by_head(query, heads), by_head(key, key_heads), by_head(value, key_heads)
+        scores = op.matmul(queries, keys, transpose_a=False, transpose_b=True)  # [B, heads, L, L]
+        scores = op.multiply(scores, _floats(scale or 1 / math.sqrt(hidden // heads)))
+        shares = op.softmax(op.add(scores, mask), 3)
+        attended = op.matmul(shares, values, transpose_a=False, transpose_b=False)  # [B, heads, L, head]
         rows = op.reshape(
             op.transpose(attended, _ints([0, 2, 1, 3])), _ints([-1, hidden]), special_zero=False
         )
