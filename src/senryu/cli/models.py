@@ -251,9 +251,13 @@ def _labelled(answer: Mapping[str, Any]) -> dict[str, object]:
         "avg_performance": "Avg Performance",
         "fingerprint": "Fingerprint",
         "precision": "Precision",
+        "precision_loss": "Precision Loss",
         "dimensions": "Dimensions",
         "max_tokens": "Max Tokens",
     }
+    if loss := answer.get("precision_loss"):
+        cosines = "cosine to f32 {cosine_mean:.4f} on average, {cosine_p1:.4f} at the 1st percentile"
+        answer = {**answer, "precision_loss": cosines.format_map(loss)}
     return {label: answer[field] for field, label in labels.items() if answer.get(field) is not None}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 import orjson
@@ -44,6 +45,7 @@ def resource(resource: Resource, model: Model, performance: Performance) -> byte
             "licence": spec.licence,
             "weights": spec.weights,
             "precision": model.engine.precision.value,
+            "precision_loss": asdict(model.engine.loss) if model.engine.loss else None,
             "engine": model.engine.name,
             "reproducible": model.engine.reproducible,
             "fingerprint": model.fingerprint,

@@ -195,6 +195,12 @@ _RESOURCE: Json = object_of(
         "licence": text("The licence of the weights."),
         "weights": text("Where the weights come from."),
         "precision": text("Number format of the matrix products."),
+        "precision_loss": {
+            "type": ["object", "null"],
+            "additionalProperties": {"type": "number"},
+            "description": "What int8 was measured to cost against f32, on texts that its calibration did not see: "
+            "cosines, rank correlation, overlap of the ten nearest. Null for the other formats.",
+        },
         "engine": text("What runs the model."),
         "reproducible": {"type": "boolean", "description": "Whether the same text gives the same bits."},
         "fingerprint": text("As in `x-senryu-fingerprint`."),
