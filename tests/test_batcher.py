@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from fake_engine import NOT_FINITE, POISON, FakeEngine
 from senryu.batcher import MAX_BATCH_TOKENS, Batcher
-from senryu.errors import EngineError, NotReady, QueueFull
+from senryu.errors import EngineError, NotReady, QueueFull, TooManyTokens
 from senryu.types import Batch, Timings, Tokens, Vectors
 
 
@@ -23,8 +24,10 @@ def texts(*firsts: int, length: int = 3) -> list[Tokens]:
 
 
 @asynccontextmanager
-async def running(engine: FakeEngine, queue_tokens: int = 10_000) -> AsyncIterator[Batcher]:
-    batcher = Batcher(engine, queue_tokens)
+async def running(
+    engine: FakeEngine, queue_tokens: int = 10_000, queue_seconds: float = math.inf
+) -> AsyncIterator[Batcher]:
+    batcher = Batcher(engine, queue_tokens, queue_seconds)
     batcher.start()
     try:
         yield batcher
@@ -173,6 +176,55 @@ def test_a_key_with_little_waiting_is_let_in_where_another_has_filled_the_queue(
     run(test)
 
 
+def test_no_more_is_let_in_than_can_be_computed_in_time() -> None:
+    async def test() -> None:
+        engine = FakeEngine()
+        async with running(
+            engine, queue_seconds=0.01
+        ) as batcher:  # 100 tokens at the rate that is assumed at first
+            first = await held(engine, batcher)
+            alone = asyncio.create_task(
+                batcher.submit(texts(*range(100, 150)))
+            )  # 150: something is always let in
+            await asyncio.sleep(0)
+            assert batcher.waiting_tokens == 150
+            with pytest.raises(QueueFull, match="at most 80 may wait"):
+                await batcher.submit(texts(60, 61))
+            engine.open.set()
+            await asyncio.gather(first, alone)
+
+    run(test)
+
+
+def test_what_is_never_let_in_is_no_matter_of_later() -> None:
+    async def test() -> None:
+        async with running(FakeEngine(), queue_tokens=30) as batcher:
+            with pytest.raises(TooManyTokens, match="33 tokens in all; at most 30"):
+                await batcher.submit(texts(*range(11)))
+
+    run(test)
+
+
+def test_a_query_that_stands_in_a_bulk_of_its_key_does_not_wait_for_the_bulk() -> None:
+    async def test() -> None:
+        engine = FakeEngine()
+        async with running(engine) as batcher:
+            first = await held(engine, batcher)
+            bulk = asyncio.create_task(batcher.submit(texts(*range(100, 1000))))
+            await asyncio.sleep(0)
+            query = asyncio.create_task(batcher.submit(texts(999)))
+            await asyncio.sleep(0)
+            assert batcher.waiting_tokens == 2700
+            engine.open.set()
+            assert (await query)[:, 0].tolist() == [999]
+            assert (await bulk)[:, 0].tolist() == list(range(100, 1000))
+            await first
+            assert 999 in engine.batches[1]
+            assert sum(999 in batch for batch in engine.batches) == 1
+
+    run(test)
+
+
 def test_however_many_keys_the_queue_has_an_end() -> None:
     async def test() -> None:
         engine = FakeEngine()
@@ -264,7 +316,7 @@ def test_every_request_is_resolved_exactly_once(requests: list[Any], queue_token
             submitting.cancel()
         try:
             vectors = await submitting
-        except (QueueFull, EngineError, asyncio.CancelledError) as error:
+        except (QueueFull, TooManyTokens, EngineError, asyncio.CancelledError) as error:
             return type(error).__name__
         assert vectors[:, :2].tolist() == [list(pair) for pair in inputs]
         return "answered"

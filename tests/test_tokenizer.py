@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from senryu import models
 from senryu.errors import InvalidRequest
-from senryu.tokenizer import CHARS_PER_TOKEN, SLICE_TEXTS, Tokenizer
+from senryu.tokenizer import CHARS_PER_TOKEN, MOST_WINDOW, SLICE_TEXTS, Tokenizer
 from senryu.types import Task, Truncate
 from tiny import FOUR_PROMPTS
 
@@ -75,9 +75,9 @@ def test_a_text_of_a_megabyte_is_not_read_to_its_end(
     library = tokenizer._tokenizer
 
     class Spy:
-        def encode(self, text: str) -> object:
-            seen.append(len(text))
-            return library.encode(text)
+        def encode_batch(self, texts: list[str]) -> object:
+            seen.extend(map(len, texts))
+            return library.encode_batch(texts)
 
         def encode_batch_fast(self, texts: list[str]) -> object:
             seen.extend(map(len, texts))
@@ -92,6 +92,17 @@ def test_a_text_of_a_megabyte_is_not_read_to_its_end(
             assert len(tokens.ids) == spec.max_seq_length
             assert tokens.truncated
         assert sum(seen) <= 2 * 2 * spec.max_seq_length * CHARS_PER_TOKEN
+    seen.clear()
+    nothing = "frog" + " " * 5_000_000 + "pond"
+    (tokens,) = tokenizer.encode_now([nothing], Task.SEARCH_DOCUMENT, Truncate.END)
+    assert (
+        tokens.ids.tolist()
+        == tokenizer.encode_now(["frog"], Task.SEARCH_DOCUMENT, Truncate.END)[0].ids.tolist()
+    )
+    assert tokens.truncated
+    assert sum(seen) <= 2 * MOST_WINDOW
+    with pytest.raises(InvalidRequest, match=f"5000008 characters .* at most {MOST_WINDOW} are looked at"):
+        tokenizer.encode_now([nothing], Task.SEARCH_DOCUMENT, Truncate.NONE)
 
 
 def test_the_length_is_256_and_not_the_files_128(spec: models.ModelSpec, tokenizer: Tokenizer) -> None:

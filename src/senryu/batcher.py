@@ -18,7 +18,7 @@ import numpy as np
 
 from senryu import metrics
 from senryu.engine import Engine
-from senryu.errors import EngineError, NotReady, QueueFull
+from senryu.errors import EngineError, NotReady, QueueFull, TooManyTokens
 from senryu.fairqueue import FairQueue, Job, Submission
 from senryu.types import Batch, Timings, Tokens, Vectors
 
@@ -43,10 +43,11 @@ OWN_FLOW = ""
 class Batcher:
     """Feeds one engine from all requests, with one thread per engine stream."""
 
-    def __init__(self, engine: Engine, queue_tokens: int) -> None:
-        """`queue_tokens` bounds what may wait."""
+    def __init__(self, engine: Engine, queue_tokens: int, queue_seconds: float = math.inf) -> None:
+        """`queue_tokens` bounds what may wait, and so does what the engine computes in `queue_seconds`."""
         self._engine = engine
-        self._queue_tokens = queue_tokens
+        self.queue_tokens = queue_tokens
+        self._queue_seconds = queue_seconds
         self._queue = FairQueue()
         self._under_way: dict[tuple[str, bytes], Job] = {}  # touched on the event loop alone
         self._changed = threading.Condition()
@@ -115,7 +116,7 @@ class Batcher:
                 self._queue.put_reserved(jobs)
             else:
                 self.check_room(sum(job.size for job in fresh.values()), flow)
-                self._queue.put(list(fresh.values()))
+                self._queue.put(list(dict.fromkeys(jobs)))
             self._changed.notify(len(self._threads))
         self._under_way.update(fresh)
         for row, job in enumerate(jobs):
@@ -123,26 +124,30 @@ class Batcher:
         return jobs
 
     def check_room(self, needed: int, flow: str = OWN_FLOW, *, about: bool = False) -> None:
-        """Raise QueueFull where `needed` more tokens of a flow would not be let in; `about`: by estimate."""
+        """Raise QueueFull where `needed` more tokens of a flow would not be let in; `about`: by estimate.
+
+        Raises TooManyTokens where they never would be.
+        """
+        if needed > self.queue_tokens:
+            raise TooManyTokens(needed, self.queue_tokens)
         waiting = self._queue.tokens
-        bound = self._queue_tokens
+        bound = allowed = self._bound() if waiting else self.queue_tokens
         # NOTE: or a key that fills the queue would have every other key refused.
         if self._queue.tokens_of(flow) + needed <= bound * SMALL_SHARE:
-            bound += int(bound * RESERVED_SHARE)
-        if waiting + needed <= bound:
+            allowed += int(bound * RESERVED_SHARE)
+        if waiting + needed <= allowed:
             return
         metrics.REJECTED.inc()
-        if needed > self._queue_tokens:
-            message = (
-                f"This request needs {needed} tokens, and at most {self._queue_tokens} may wait. Send fewer."
-            )
-        else:
-            message = (
-                f"The queue is full: {waiting} tokens are waiting, this request needs "
-                f"{'about ' if about else ''}{needed}, "
-                f"and at most {self._queue_tokens} may wait. Try again later."
-            )
-        raise QueueFull(message, self.retry_after())
+        raise QueueFull(
+            f"The queue is full: {waiting} tokens are waiting, this request needs "
+            f"{'about ' if about else ''}{needed}, and at most {bound} may wait. Try again later.",
+            self.retry_after(),
+        )
+
+    def _bound(self) -> int:
+        """Return how many tokens may wait, the reserve not counted: no more than can be computed in time with it."""
+        in_time = self._rate * len(self._threads) * self._queue_seconds / (1 + RESERVED_SHARE)
+        return int(min(self.queue_tokens, in_time))
 
     def retry_after(self) -> int:
         """Return the seconds until what waits now is computed, at least 1."""
@@ -151,7 +156,7 @@ class Batcher:
     def _abandon(self, submission: Submission, jobs: list[Job]) -> None:
         """Take a submission off its jobs, and jobs that nobody waits for any more off the queue."""
         with self._changed:
-            for job in jobs:
+            for job in dict.fromkeys(jobs):
                 job.waiters = [waiter for waiter in job.waiters if waiter[0] is not submission]
                 if not job.waiters and not job.taken:
                     self._queue.drop(job)

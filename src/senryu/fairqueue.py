@@ -41,6 +41,7 @@ class Job:
     flow: str
     waiters: list[tuple[Submission, int]]
     taken: bool = False  # by a batch, or dropped
+    tag: float = math.inf  # where it stands in its flow; none before it is queued
 
     @property
     def size(self) -> int:
@@ -109,7 +110,7 @@ class FairQueue:
         return self.tokens > 0 or bool(self._reserved)
 
     def put(self, jobs: Sequence[Job]) -> None:
-        """Add the jobs of one submission, all of one flow."""
+        """Add the jobs of one submission, all of one flow; those that wait already move up to where these would be."""
         if not jobs:
             return
         flow = self._flows.setdefault(jobs[0].flow, _Flow(self._clock))
@@ -118,8 +119,12 @@ class FairQueue:
         tag = flow.virtual
         for job in jobs:
             tag += job.size
+            if job.taken or tag >= job.tag:
+                continue
+            if job.tag == math.inf:
+                self._count(job, 1)
+            job.tag = tag  # NOTE: an entry with its former tag stays behind, and is passed over once the job is taken
             heapq.heappush(flow.buckets.setdefault(job.bucket, []), (tag, next(self._arrivals), job))
-            self._count(job, 1)
 
     def _count(self, job: Job, sign: int) -> None:
         self.tokens += sign * job.size

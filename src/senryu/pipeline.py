@@ -119,8 +119,8 @@ def _tell_what_computes(model: Model) -> None:
 async def tokenize(model: Model, request: EmbedRequest, flow: str) -> list[Tokens]:
     """Read the inputs as tokens, unless they would find the queue full: reading them costs, too. Raises QueueFull."""
     batcher, tokenizer = model.batcher, model.tokenizer
-    if batcher.waiting_tokens:
-        batcher.check_room(tokenizer.estimate(request.inputs), flow, about=True)
+    if batcher.waiting_tokens and (about := tokenizer.estimate(request.inputs)) <= batcher.queue_tokens:
+        batcher.check_room(about, flow, about=True)
     try:
         return await tokenizer.encode(request.inputs, request.task, request.truncate, request.max_tokens)
     except QueueFull as full:

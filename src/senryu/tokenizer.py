@@ -25,6 +25,10 @@ CHARS_PER_TOKEN = 8
 # English has about 4.5; few texts of any length have more than this.
 MOST_CHARS_PER_TOKEN = 6
 
+# Characters of a text that are looked at in search of its tokens, unless the model's own first look is longer. What
+# fills so many with fewer tokens than a model reads is white space, or words that no vocabulary has.
+MOST_WINDOW = 1 << 20
+
 # Texts of so few characters are tokenised on the spot: cheaper than a hand-over to a thread.
 INLINE_CHARS = 256
 
@@ -207,15 +211,24 @@ class Tokenizer:
         while True:
             whole = len(text) <= window
             part = text if whole else text[-window:] if truncate is Truncate.START else text[:window]
-            encoding = self._tokenizer.encode(self._prepare(prompt, part))
+            # NOTE: not `encode`: it holds the interpreter's lock.
+            (encoding,) = self._tokenizer.encode_batch([self._prepare(prompt, part)])
             ids = encoding.ids
             content = range(self._leading, len(ids) - self._trailing)
             if whole and len(content) <= keep:
                 return self._tokens(ids)
-            head, certain = self._certain(encoding, content, prompt, truncate, whole=whole)
-            if whole or head + len(certain) > keep:
+            # Where the cut falls on white space, no word is cut.
+            between = whole or part[0 if truncate is Truncate.START else -1].isspace()
+            head, certain = self._certain(encoding, content, prompt, truncate, whole=between)
+            if whole or head + len(certain) > keep or window >= MOST_WINDOW:
                 break
             window *= 2
+        if truncate is Truncate.NONE and window >= MOST_WINDOW and head + len(certain) <= keep and not whole:
+            raise InvalidRequest(
+                f"input[{index}] has {len(text)} characters that make few tokens; at most {window} are looked at. "
+                "Shorten it, or let 'truncate' be 'END' or 'START'.",
+                "input",
+            )
         if truncate is Truncate.NONE:
             count = f"{len(ids)}" if whole else f"at least {len(ids) - len(content) + len(certain)}"
             raise _too_long(index, count, length)

@@ -95,7 +95,8 @@ def run(settings: Settings, began: float) -> None:
         store = Store.open(settings.paths.database)
         tokenizer = Tokenizer(spec)
         loaded = engine.result()
-    model = Model(spec, tokenizer, loaded, Batcher(loaded, settings.queue_tokens), fingerprint(spec, loaded))
+    batcher = Batcher(loaded, settings.queue_tokens, settings.request_seconds)
+    model = Model(spec, tokenizer, loaded, batcher, fingerprint(spec, loaded))
     # NOTE: only now: EMBEDDING must not move to a model that cannot be served.
     provision(store, settings, spec.id, origin)
     admission = Admission(

@@ -121,11 +121,15 @@ def _check_native(core: ov.Core, precision: Precision) -> None:
         raise SettingError(f"precision {precision.value!r} is not native on {processor_name()}.")
 
 
+# NOTE: raise it with every change of nodes here, in openvino_ops, the encoders or int8: other nodes are other bits.
+GRAPH = 2
+
+
 def _signature(precision: Precision, calibration: int8.Calibration | None) -> str:
     windows = (
         f" windows={calibration.fingerprint} {_between_products(precision).value}" if calibration else ""
     )
-    return f"openvino-{ov.__version__} {precision.value}{windows} buckets={BUCKETS} {processor_name()}"
+    return f"openvino-{ov.__version__} graph-{GRAPH} {precision.value}{windows} buckets={BUCKETS} {processor_name()}"
 
 
 def _build(model: Model, spec: ModelSpec, calibration: int8.Calibration | None) -> ov.Model:
