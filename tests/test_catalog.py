@@ -75,6 +75,24 @@ def test_a_name_of_hugging_face_is_read(name: str, hf_id: str, revision: str | N
 
 
 @pytest.mark.parametrize(
+    ("name", "served_as"),
+    [
+        ("Xenova/bge-m3", "xenova--bge-m3"),
+        ("someone/all-MiniLM-L6-v2", "someone--all-minilm-l6-v2"),
+        ("someone/Multilingual", "someone--multilingual"),
+        ("BAAI/bge-m3@branch", "baai--bge-m3@branch"),
+    ],
+)
+def test_another_organisations_model_is_not_served_under_a_name_of_the_catalogs(
+    name: str, served_as: str
+) -> None:
+    entry = models.entry_for(name)
+    assert entry
+    assert entry.id == served_as
+    assert models.find(entry.id) is None
+
+
+@pytest.mark.parametrize(
     "name",
     [
         "",

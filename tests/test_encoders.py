@@ -52,6 +52,18 @@ def furthest(a: Any, b: Any) -> float:
     return float(np.abs(difference).max())
 
 
+def cut(folder: Path, name: str, part: Any) -> Path:
+    """Leave only a part of one tensor."""
+    path = folder / "model.safetensors"
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    names = json.loads(path.read_bytes()[8 : 8 + length]).keys() - {"__metadata__"}
+    weights = Weights([path])
+    tensors = {each: np.array(weights[each]) for each in sorted(names)}
+    path.unlink()
+    write_safetensors(path, tensors | {name: tensors[name][part].copy()})
+    return folder
+
+
 def test_every_family_has_a_golden_file() -> None:
     assert {golden(family)["config"]["model_type"] for family in FAMILIES} == set(encoders.FAMILIES)
 
@@ -298,6 +310,7 @@ VARIANTS: list[tuple[str, str, Any]] = [
     ("modernbert", "layer_types", ["full_attention"]),
     ("modernbert", "rope_parameters", {"full_attention": {"rope_type": "yarn", "rope_theta": 1.0}}),
     ("modernbert", "norm_bias", "no"),
+    ("modernbert", "rope_scaling", {"rope_type": "yarn", "factor": 4.0}),
     ("nomic_bert", "rotary_scaling_factor", 2),
     ("nomic_bert", "rotary_emb_fraction", 0.5),
     ("nomic_bert", "activation_function", "gelu"),
@@ -337,3 +350,30 @@ def test_a_missing_weight_is_named_in_every_family(tmp_path: Path, family: str) 
             ModelError, match=rf"model\.safetensors: the tensor '{re.escape(name)}' is missing"
         ):
             engine.load(models.load_spec(folder), precision=Precision.F32, threads=1, engine="openvino")
+
+
+def shaped(shape: Any, **changes: Any) -> bytes:
+    return json.dumps({"x": {"dtype": "F32", "shape": shape, "data_offsets": [0, 8]} | changes}).encode()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"[" * 100_000,
+        b'{"x": ' * 100_000,
+        shaped([-1, -2]),
+        shaped([2.0]),
+        shaped([True, 2]),
+        shaped("2"),
+        shaped([2] + [1] * 100),
+        shaped([0, 1 << 62], data_offsets=[0, 0]),
+        shaped([2], data_offsets=[0.0, 8.0]),
+        shaped([2], data_offsets=[-8, 0]),
+    ],
+    ids=range(10),
+)
+def test_a_header_that_no_writer_makes_is_refused(tmp_path: Path, header: bytes) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(ModelError, match=r"model\.safetensors: "):
+        _ = Weights([path])["x"]

@@ -128,6 +128,29 @@ def test_a_model_with_code_of_its_own_is_served_from_its_graph_alone(tmp_path: P
     assert engine.choose_engine(models.load_spec(folder)) == "exported"
 
 
+@pytest.mark.parametrize("chosen", ["openvino", "reference"])
+def test_an_engine_that_was_asked_for_does_not_stand_in_for_a_models_own_code(
+    tmp_path: Path, chosen: str
+) -> None:
+    folder = make_model(tmp_path / "bert")
+    (folder / "onnx").mkdir()
+    shutil.copy(EXPORTED, folder / "onnx" / "model.onnx")
+    engine.load(models.load_spec(folder), precision=Precision.F32, threads=1, engine=chosen).close()
+    write(folder, "config.json", auto_map={"AutoModel": "modelling.Own"})
+    with pytest.raises(ModelError, match=r"config\.json: auto_map is .*'exported'"):
+        engine.load(models.load_spec(folder), precision=Precision.F32, threads=1, engine=chosen)
+
+
+@pytest.mark.parametrize("chosen", ["openvino", "reference"])
+def test_a_graph_alone_is_not_for_an_engine_that_reads_weights(tmp_path: Path, chosen: str) -> None:
+    folder = make_model(tmp_path / "bert")
+    (folder / "onnx").mkdir()
+    shutil.copy(EXPORTED, folder / "onnx" / "model.onnx")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="has no safetensors for the engine"):
+        engine.load(models.load_spec(folder), precision=Precision.F32, threads=1, engine=chosen)
+
+
 def test_openvinos_own_format_is_read_and_taken_first(real: Path, load: Callable[..., engine.Engine]) -> None:
     from openvino import Core, save_model  # NOTE: after the engine, which keeps it from looking up a host
 
@@ -201,16 +224,17 @@ def test_position_and_type_ids_are_given_where_they_are_asked_for(
     np.testing.assert_allclose(run_each(load(folder), TEXTS), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["weights.data", "weights of " + "x" * 150, "größe.data"])
 def test_weights_in_a_file_beside_the_graph_are_read_and_hashed(
-    folder: Path, load: Callable[..., engine.Engine]
+    folder: Path, load: Callable[..., engine.Engine], name: str
 ) -> None:
-    tiny_onnx.lookup(folder / "onnx" / "model.onnx", TABLE, external="weights.data")
-    (folder / "onnx" / "weights.data").write_bytes(TABLE.tobytes())
+    tiny_onnx.lookup(folder / "onnx" / "model.onnx", TABLE, external=name)
+    (folder / "onnx" / name).write_bytes(TABLE.tobytes())
     spec = models.load_spec(folder)
     loaded = load(spec)
     np.testing.assert_allclose(run_each(loaded, TEXTS), means(TEXTS), atol=1e-6)
     before = fingerprint(spec, loaded)
-    (folder / "onnx" / "weights.data").write_bytes((TABLE + 1).tobytes())
+    (folder / "onnx" / name).write_bytes((TABLE + 1).tobytes())
     assert fingerprint(spec, load(spec)) != before
 
 
@@ -220,6 +244,10 @@ def test_weights_in_a_file_beside_the_graph_are_read_and_hashed(
         ("weights.data", r"weights\.data: is missing"),
         ("../../secret", "outside the folder"),
         ("/etc/passwd", "outside"),
+        ("./" * 70 + "../../secret", "outside the folder"),
+        ("../../secr\u00e9t", "outside the folder"),
+        ("x" * 300, "is missing"),
+        ("a\nb", "no file's name"),
     ],
 )
 def test_weights_elsewhere_are_refused(
@@ -229,6 +257,14 @@ def test_weights_elsewhere_are_refused(
     (folder.parent / "secret").write_bytes(TABLE.tobytes())
     with pytest.raises(ModelError, match=says):
         load(folder)
+
+
+@pytest.mark.parametrize("rest", [b"", b"\x80", b"\x85\x80\x80\x80\x80\x80", b"\x04abc", b"\x02\xff\xff"])
+def test_a_graph_that_ends_within_the_name_of_a_file_is_refused(folder: Path, rest: bytes) -> None:
+    path = folder / "model.onnx"
+    path.write_bytes(b"\n\x08location\x12" + rest)
+    with pytest.raises(ModelError, match=r"model\.onnx: cannot be read"):
+        models.export_files(folder, "model.onnx")
 
 
 def test_a_quantised_graph_promises_no_bits(folder: Path, load: Callable[..., engine.Engine]) -> None:

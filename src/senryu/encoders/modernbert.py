@@ -36,6 +36,7 @@ class ModernBertConfig:
 
 def parse(config: Config) -> ModernBertConfig:
     """Read config.json. Raises ModelError for a variant of ModernBERT that this file does not compute."""
+    config.only("rope_scaling", None)
     hidden_size = config.integer("hidden_size")
     heads = config.heads_of(hidden_size, "num_attention_heads")
     global_theta = config.rope_theta("global_rope_theta", default=160_000.0, layer_type="full_attention")

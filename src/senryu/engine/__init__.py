@@ -94,8 +94,24 @@ def computes(config: Mapping[str, Any]) -> bool:
 
 
 def load(spec: ModelSpec, *, precision: Precision, threads: int, engine: str = "auto") -> Engine:
-    """Load a model into an engine. Raises ModelError if its files do not fit the architecture."""
+    """Load a model into an engine. Raises ModelError if its files do not fit the architecture or the engine."""
     chosen = choose_engine(spec) if engine == "auto" else engine
+    if chosen != "exported":
+        _check_ours(spec, chosen)
     module, _, attribute = ENGINES[chosen].partition(":")
     loaded: Engine = getattr(import_module(module), attribute)(spec, precision=precision, threads=threads)
     return loaded
+
+
+def _check_ours(spec: ModelSpec, engine: str) -> None:
+    """Raise ModelError for a model that its exported graph alone computes."""
+    if needs_own_code(spec.config):
+        given = spec.config.get("auto_map")
+        raise ModelError(
+            f"{spec.folder / 'config.json'}: auto_map is {given!r}; the engine {engine!r} does not run a model's own "
+            "code; its graph is served with 'exported'."
+        )
+    if not spec.weight_files:
+        raise ModelError(
+            f"{spec.folder}: has no safetensors for the engine {engine!r}; its graph is served with 'exported'."
+        )

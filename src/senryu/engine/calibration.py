@@ -16,6 +16,7 @@ from senryu.engine.int8 import Calibration, Window, weights_of, window
 from senryu.engine.model import Model
 from senryu.engine.openvino import lay_out
 from senryu.engine.openvino_ops import OpenVinoOps, op, ov
+from senryu.errors import ModelError
 from senryu.models import ModelSpec
 from senryu.types import Batch, Ids
 
@@ -52,10 +53,7 @@ def calibrate(spec: ModelSpec, texts: Sequence[Ids], threads: int) -> Calibratio
     """Return the windows over the texts' token ids. Raises ModelError for files that do not fit."""
     model = Model(spec)
     ops = _Inputs(model.weights, spec.max_seq_length)
-    encoded = model.encoder(
-        ops
-    )  # NOTE: the modules behind the pooling stay as they are: a row a text, not a token
-    del encoded
+    _describe(model, ops)
     inputs = list(ops.readers.values())
     seen = _observe(ops, [x for x, _ in inputs], texts, threads)
     tokens = sum(map(len, texts))
@@ -71,6 +69,14 @@ def calibrate(spec: ModelSpec, texts: Sequence[Ids], threads: int) -> Calibratio
         texts_sha256=hashlib.sha256(b"".join(ids.astype("<i4").tobytes() for ids in texts)).hexdigest(),
         windows=windows,
     )
+
+
+def _describe(model: Model, ops: _Inputs) -> None:
+    try:
+        model.encoder(ops)  # NOTE: without the modules behind the pooling: those are given a row a text
+    except RuntimeError as error:
+        problem = str(error).strip().splitlines()[-1].strip(" -.")
+        raise ModelError(f"{model.weights.path}: its shapes do not fit config.json: {problem}.") from None
 
 
 def _observe(ops: _Inputs, inputs: Sequence[Any], texts: Sequence[Ids], threads: int) -> list[_Seen]:

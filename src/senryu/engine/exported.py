@@ -36,6 +36,9 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 TOKEN_OUTPUTS = ("last_hidden_state", "token_embeddings")
 TEXT_OUTPUT = "sentence_embedding"
 
+# NOTE: part of the fingerprint; raise it with every change of the nodes that are put behind a graph.
+GRAPH = 1
+
 KERNEL_CACHE_ENTRIES = 128  # kernels kept per shape
 
 _QUANTISED = ("i8", "u8", "i4", "u4")
@@ -80,7 +83,7 @@ class ExportedEngine:
 
     def _signature(self, hashes: dict[str, str]) -> str:
         graph = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
-        return f"exported openvino-{ov.__version__} {self.precision} {ROW_STEPS} {graph} {processor_name()}"
+        return f"exported openvino-{ov.__version__} {self.precision} {GRAPH} {ROW_STEPS} {graph} {processor_name()}"
 
     def _compile(self, model: ov.Model) -> Any:
         properties = {

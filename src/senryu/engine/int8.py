@@ -27,6 +27,8 @@ FILE = "int8.json"  # in a model's folder
 SMOOTHING = 0.8
 
 LEVELS = 256
+# NOTE: of a channel's middle, at least 1e-3: narrower, and low and high may be one number in float16.
+NARROWEST = 2.0**-8
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +191,7 @@ def window(
     largest = np.max([np.abs(weight).max(axis=0) for weight in weights], axis=0).astype(np.float64)
     widths = spread**SMOOTHING / np.maximum(largest, 1e-8) ** (1 - SMOOTHING)
     widths *= (spread / widths).max()  # the least that holds every channel
+    widths = np.maximum(widths, np.maximum(np.abs(middle), 1e-3) * NARROWEST)
     # NOTE: as stored: what is computed from a calibration must not depend on whether it was read from a file.
     return Window(
         *(

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from senryu.errors import ModelError
 
 _MAX_HEADER_BYTES = 100_000_000  # the format's own bound
+_MAX_AXES = 32  # NumPy 1's
+_MAX_NUMBERS = 1 << 48  # in a tensor; NumPy refuses to shape more, even where one size is 0
 _DTYPES: Mapping[str, str] = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
 
 # How the first BERT checkpoints, converted from TensorFlow, name a layer normalisation's two vectors.
@@ -118,7 +120,7 @@ def _tensors(path: Path) -> dict[str, _Tensor]:
         header = json.loads(data[8:base])
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
         return {name: _tensor(path, name, entry, base, data) for name, entry in entries.items()}
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{path}: its header is damaged: {error}.") from None
 
 
@@ -126,10 +128,21 @@ def _tensor(path: Path, name: str, entry: dict[str, Any], base: int, data: mmap.
     dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     if dtype not in _DTYPES:
         raise ModelError(f"{path}: tensor {name!r} is {dtype}; served are {', '.join(_DTYPES)}.")
-    if end - begin != math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize or begin < 0:
+    if not (_are_whole([begin, end]) and _is_shape(shape)):
+        raise ModelError(f"{path}: tensor {name!r}: its shape or its place is not in whole numbers from 0.")
+    if end - begin != math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize:
         raise ModelError(f"{path}: tensor {name!r}: its size and its shape {shape} disagree.")
     if base + end > len(data):
         raise ModelError(
             f"{path}: cut off: {len(data)} bytes, but tensor {name!r} ends at {base + end}. Pull it again."
         )
     return _Tensor(data, dtype, shape, base + begin)
+
+
+def _is_shape(given: Any) -> bool:
+    is_list = isinstance(given, list) and len(given) <= _MAX_AXES and _are_whole(given)
+    return is_list and math.prod(size or 1 for size in given) <= _MAX_NUMBERS
+
+
+def _are_whole(given: Sequence[Any]) -> bool:
+    return all(type(number) is int and number >= 0 for number in given)

@@ -119,13 +119,16 @@ def find(name: str) -> CatalogEntry | None:
 
 
 def hub_entry(name: str) -> CatalogEntry | None:
-    """Read `organisation/model` or `organisation/model@revision`, a model that nothing is known of yet."""
+    """Read `organisation/model` or `organisation/model@revision`, a model that nothing is known of yet.
+
+    It is served under its short name, unless that is a name of the catalog's: then under its folder's.
+    """
     match = HUB_NAME.fullmatch(name)
     if match is None or ".." in name:
         return None
     hf_id, revision = match.groups()
-    folder = name.replace("/", "--")
-    return CatalogEntry(hf_id.split("/")[1].lower(), hf_id, revision, folder=folder)
+    folder, short = name.replace("/", "--"), hf_id.split("/")[1].lower()
+    return CatalogEntry(folder.lower() if find(short) else short, hf_id, revision, folder=folder)
 
 
 def is_fetched(path: str) -> bool:

@@ -6,6 +6,7 @@ Knows names and where ONNX keeps the names of its data files; reading the graph 
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ EXPORTS = ("openvino/openvino_model.xml", "openvino_model.xml", "onnx/model.onnx
 
 # onnx.proto: TensorProto.external_data is a list of key and value; the key "location" has field 1, its value field 2.
 _LOCATION = b"\n\x08location\x12"
+_VARINT_BYTES = 5  # at most, for a length
 
 
 def find_export(folder: Path) -> str | None:
@@ -27,15 +29,15 @@ def find_export(folder: Path) -> str | None:
 def export_files(folder: Path, export: str) -> tuple[str, ...]:
     """Return the graph and the files that hold its weights, relative to the folder.
 
-    Raises ModelError if one is missing or outside the folder of the graph.
+    Raises ModelError if one is missing or outside the folder of the graph, or if its name cannot be read.
     """
     path = folder / export
     data = _external_data(path) if path.suffix == ".onnx" else {path.with_suffix(".bin").name}
     parent = Path(export).parent
     for name in sorted(data):
-        if not stays_inside(name):
-            raise ModelError(f"{path}: its weights are in {name!r}, outside the folder.")
-        if not (path.parent / name).is_file():
+        if not stays_inside(name) or not name.isprintable():
+            raise ModelError(f"{path}: its weights are in {name!r}, outside the folder or no file's name.")
+        if not os.path.isfile(path.parent / name):  # NOTE: Path.is_file raises for a name that is too long
             raise ModelError(f"{path.parent / name}: is missing; {path.name} keeps its weights there.")
     return (export, *((parent / name).as_posix() for name in sorted(data)))
 
@@ -51,8 +53,19 @@ def _external_data(path: Path) -> set[str]:
 def _locations(content: mmap.mmap) -> Iterator[str]:
     at = content.find(_LOCATION)
     while at >= 0:
-        begin = at + len(_LOCATION) + 1
-        name = content[begin : begin + content[begin - 1]]
-        if name.isascii() and name.decode("ascii", "replace").isprintable():  # else chance bytes of a tensor
-            yield name.decode("ascii")
-        at = content.find(_LOCATION, begin)
+        at += len(_LOCATION)
+        yield _text(content, at).decode("utf-8")
+        at = content.find(_LOCATION, at)
+
+
+def _text(content: mmap.mmap, at: int) -> bytes:
+    """Return the text behind its length, a varint: 7 bits a byte, the lowest first, the last byte below 128."""
+    length = 0
+    for index, byte in enumerate(content[at : at + _VARINT_BYTES]):
+        length |= (byte & 0x7F) << (7 * index)
+        if byte < 0x80:
+            begin = at + index + 1
+            if begin + length <= len(content):
+                return content[begin : begin + length]
+            break
+    raise ValueError("it ends within the name of a file of its weights")

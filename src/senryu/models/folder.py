@@ -19,7 +19,7 @@ from senryu.models.spec import Dense, ModelSpec, Pooling
 from senryu.types import Task
 
 WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"  # where they are in several files
+INDEX = "model.safetensors.index.json"  # where they are in several files; not read beside the single one
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 # One boolean a mode, up to sentence-transformers 5.3; later `pooling_mode` names it.
@@ -37,8 +37,8 @@ POOLING_FLAGS = {
 PROMPT_NAMES = {
     Task.SEARCH_QUERY: ("search_query", "query", "s2p_query", "web_search_query"),
     Task.SEARCH_DOCUMENT: ("search_document", "document", "passage", "corpus", "text"),
-    Task.CLASSIFICATION: ("classification",),
-    Task.CLUSTERING: ("clustering",),
+    Task.CLASSIFICATION: ("classification", "Classification"),
+    Task.CLUSTERING: ("clustering", "Clustering"),
 }
 
 # sentence-transformers reads the first of these that exists.
@@ -154,8 +154,10 @@ def _hidden_size(config: JsonFile) -> int:
 
 
 def _weight_files(folder: Path) -> tuple[str, ...]:
+    if (folder / WEIGHTS).is_file():
+        return (WEIGHTS,)
     if not (folder / INDEX).is_file():
-        return (WEIGHTS,) if (folder / WEIGHTS).is_file() else ()
+        return ()
     index = JsonFile.need(folder / INDEX)
     shards = index.content.get("weight_map")
     if (
@@ -251,7 +253,9 @@ def _matryoshka(config: JsonFile, entry: CatalogEntry | None, dimensions: int) -
 
 
 def _deciding_files(folder: Path, chain: Chain | None, own_name: str) -> tuple[str, ...]:
-    names = ["config.json", "tokenizer.json", "tokenizer_config.json", *_weight_files(folder), INDEX]
+    names = ["config.json", "tokenizer.json", "tokenizer_config.json"]
+    weights = _weight_files(folder)
+    names += weights if weights == (WEIGHTS,) else (*weights, INDEX)
     if chain:
         names += ["modules.json", chain.pooling, own_name, "config_sentence_transformers.json"]
         names += [name for module in chain.rest for name in (module.config, module.weights)]

@@ -156,7 +156,7 @@ def _replace(entry: CatalogEntry, folder: Path, sources: Sequence[Source], progr
 
 
 def _fetch(entry: CatalogEntry, staging: Staging, sources: Sequence[Source], wanted: int) -> str:
-    if (free := shutil.disk_usage(staging.folder).free) < wanted:
+    if (free := shutil.disk_usage(staging.folder).free) < wanted - staging.begun():
         raise OSError(errno.ENOSPC, f"{readable(free)} are free")
     staging.progress.start(entry.size_bytes)
     staging.report(0)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.client import HTTPException, HTTPMessage, HTTPResponse
-from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import IO, TypeAlias
 from urllib.error import HTTPError, URLError
@@ -46,8 +45,7 @@ class HubSettings:
     def from_environ(cls, environ: Mapping[str, str]) -> HubSettings:
         """Read HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE. Raises SettingError naming the one that is wrong."""
         endpoint = environ.get("HF_ENDPOINT") or HUGGING_FACE
-        parts = urlsplit(endpoint)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+        if not _is_bare_address(endpoint):
             raise SettingError("HF_ENDPOINT: it takes an http or https address without a user or a query.")
         token = environ.get("HF_TOKEN", "").strip() or None
         # NOTE: http.client would put a token that no header can carry into its error message.
@@ -55,6 +53,15 @@ class HubSettings:
             raise SettingError("HF_TOKEN: that is not allowed; it takes printable ASCII characters.")
         offline = environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
         return cls(endpoint.rstrip("/"), token, offline)
+
+
+def _is_bare_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # an IPv6 address without its bracket
+        return False
+    is_http = parts.scheme in ("http", "https") and bool(parts.hostname)
+    return is_http and not (parts.username or parts.query)
 
 
 class NoAnswer(SourceRefused):
@@ -73,6 +80,7 @@ class HubSource:
         self.name = "Hugging Face" + mirror
         self._hub = hub
         self._answer_seconds = answer_seconds
+        self._has_answered = False  # a source that has is asked again when it is slow once
 
     def fetch(self, entry: CatalogEntry, staging: Staging) -> None:
         for path in staging.missing():
@@ -82,8 +90,10 @@ class HubSource:
     def read(self, path: str, most: int) -> bytes:
         """Return what stands below the endpoint. Raises SourceRefused, also if it is over `most` bytes."""
         with self._ask(f"{self._hub.endpoint}/{path}", 0) as response:
-            content = b"".join(islice(_chunks(response), most // CHUNK_BYTES + 1))
-            if len(content) > most or response.length:
+            content = b""
+            with suppress(OSError, HTTPException):
+                content = response.read(most + 1)
+            if not content or len(content) > most or response.length:
                 raise Cut(f"cut {path} off, or has more than {readable(most)} there")
         return content
 
@@ -98,7 +108,7 @@ class HubSource:
                 if not resumed or attempt == ATTEMPTS:
                     raise
             except (Cut, NoAnswer) as error:
-                if attempt == ATTEMPTS or (attempt == 1 and isinstance(error, NoAnswer)):
+                if attempt == ATTEMPTS or not self._has_answered:
                     raise
                 staging.progress.notice(f"{self.name} {error}; going on from there.")
                 if isinstance(error, NoAnswer):
@@ -109,7 +119,7 @@ class HubSource:
         """Complete a file's part, or raise Cut; tell whether some of it was there before."""
         part, pin = staging.part(path), staging.files[path]
         here = part.stat().st_size if part.exists() else 0
-        if here == pin.size:
+        if part.exists() and here == pin.size:
             return True
         with self._ask(url, here if here < pin.size else 0) as response:
             offset = here if _starts_at(response, here) else 0
@@ -129,7 +139,7 @@ class HubSource:
         if self._hub.token:
             headers["Authorization"] = f"Bearer {self._hub.token}"
         try:
-            return _open(Request(url, headers=headers), self._answer_seconds)  # noqa: S310  (checked in HubSettings)
+            response = _open(Request(url, headers=headers), self._answer_seconds)  # noqa: S310  (checked in HubSettings)
         except HTTPError as error:
             error.close()
             raise SourceRefused(_status(error, bool(self._hub.token))) from None
@@ -137,6 +147,8 @@ class HubSource:
             raise NoAnswer(f"does not answer ({_reason(error.reason)})") from None
         except (OSError, HTTPException, ValueError) as error:
             raise NoAnswer(f"does not answer ({_reason(error)})") from None
+        self._has_answered = True
+        return response
 
 
 class _Redirects(HTTPRedirectHandler):

@@ -23,11 +23,12 @@ MAX_CONFIG_BYTES = 4 << 20
 
 # Besides the weights, files of a model's own folder and of the modules' folders in it, as sentence-transformers writes.
 SETTINGS = re.compile(
-    r"(config|modules|config_sentence_transformers|sentence_[a-z-]+_config|model\.safetensors\.index"
+    r"(config|modules|config_sentence_transformers|sentence_[a-z-]+_config"
     r"|tokenizer|tokenizer_config|special_tokens_map|added_tokens|generation_config)\.json"
     r"|\d+_[A-Za-z]+/(config\.json|model\.safetensors)"
 )
-WEIGHTS = "model.safetensors"
+WEIGHTS = "model.safetensors"  # where a model has it, the index of several files is not read
+INDEX = "model.safetensors.index.json"
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 
 
@@ -58,8 +59,8 @@ def choose(paths: Mapping[str, Any], *, by_encoder: bool) -> list[str]:
 
     Raises SourceRefused if there is nothing to choose.
     """
-    weights = [WEIGHTS] if WEIGHTS in paths else [path for path in paths if SHARD.fullmatch(path)]
-    export = next((path for path in EXPORTS if path in paths), None)
+    weights = [WEIGHTS] if WEIGHTS in paths else _shards(paths)
+    export = next((path for path in EXPORTS if path in paths and _has_weights(paths, path)), None)
     if (by_encoder or not export) and weights:
         chosen = weights
     elif export:
@@ -74,10 +75,23 @@ def choose(paths: Mapping[str, Any], *, by_encoder: bool) -> list[str]:
     ]
 
 
+def _shards(paths: Mapping[str, Any]) -> list[str]:
+    shards = [path for path in paths if SHARD.fullmatch(path)]
+    return [INDEX, *shards] if shards and INDEX in paths else []
+
+
+def _has_weights(paths: Mapping[str, Any], export: str) -> bool:
+    return not export.endswith(".xml") or _beside(export) in paths
+
+
+def _beside(xml: str) -> str:
+    return xml.removesuffix(".xml") + ".bin"
+
+
 def _graph(paths: Mapping[str, Any], export: str) -> list[str]:
     """Return a graph and the files beside it that may hold its weights."""
     if export.endswith(".xml"):
-        return [export, export.removesuffix(".xml") + ".bin"]
+        return [export, _beside(export)]
     folder, _, name = export.rpartition("/")
     data = re.compile(rf"({re.escape(name)}|weights|model)[._]*data|Constant_\d+_attr__value")
     beside = (path for path in paths if path.rpartition("/")[0] == folder and path != export)

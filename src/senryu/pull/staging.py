@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from senryu.engine.int8 import FILE as CALIBRATION
 from senryu.errors import SourceError
 from senryu.models import FilePin, fingerprint_of, matches
 
@@ -56,6 +57,11 @@ class Staging:
         part.parent.mkdir(parents=True, exist_ok=True)
         return part
 
+    def begun(self) -> int:
+        """Return how many bytes of what is missing are here as parts."""
+        parts = ((self.folder / f"{path}.part", self.files[path].size) for path in self.missing())
+        return sum(min(part.stat().st_size, size) for part, size in parts if part.is_file())
+
     def report(self, extra: int) -> None:
         here = sum(pin.size for path, pin in self.files.items() if (self.folder / path).exists())
         self.progress.update(here + extra)
@@ -86,7 +92,10 @@ class Staging:
         self.report(0)
 
     def recover(self, existing: Path) -> None:
-        """Drop what is staged but wrong; copy what is right in `existing`, the model's folder until now."""
+        """Drop what is staged but wrong; copy what is right in `existing`, the model's folder until now.
+
+        NOTE: and what int8 was calibrated to, which is the user's and nowhere else.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         for path, pin in self.files.items():
             if matches(self.folder / path, pin):
@@ -95,11 +104,14 @@ class Staging:
             if matches(existing / path, pin):
                 shutil.copyfile(existing / path, self.part(path))
                 self.part(path).rename(self.folder / path)
+        if (existing / CALIBRATION).is_file():
+            shutil.copyfile(existing / CALIBRATION, self.folder / CALIBRATION)
 
     def sweep(self) -> None:
         """Remove all that does not belong to the model."""
+        kept = {*self.files, CALIBRATION}
         for path in self.folder.rglob("*"):
-            if path.is_file() and path.relative_to(self.folder).as_posix() not in self.files:
+            if path.is_file() and path.relative_to(self.folder).as_posix() not in kept:
                 path.unlink()
 
 
