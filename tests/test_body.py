@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from senryu.body import DISCARD_BYTES, Body
-from senryu.errors import BodyTimeout, BodyTooLarge, ClientGone
+from senryu.body import DISCARD_BYTES, SMALL_BYTES, Body, Room
+from senryu.errors import BodyTimeout, BodyTooLarge, ClientGone, QueueFull
 
 
 def body(*pieces: bytes, ends: bool = True, **headers: str) -> tuple[Body, list[bytes]]:
@@ -86,3 +86,21 @@ def test_a_client_that_goes_away_is_noticed() -> None:
 
     with pytest.raises(ClientGone):
         asyncio.run(Body({b"content-length": b"5"}, receive).read(10, 5))
+
+
+# ---- all bodies together -----------------------------------------------------------------------------------
+
+
+def test_large_bodies_share_a_room_until_they_are_answered() -> None:
+    half = b"x" * SMALL_BYTES
+    room = Room(4 * SMALL_BYTES)
+    first, second, third = (body(half, half, b"x")[0] for _ in range(3))
+    asyncio.run(first.read(1 << 20, 5, room))
+    with pytest.raises(QueueFull, match="Try again later"):
+        asyncio.run(second.read(1 << 20, 5, room))
+    small, _ = body(half)
+    assert asyncio.run(small.read(1 << 20, 5, room)) == half
+    for answered in (first, second, small, small):
+        answered.release()
+    assert room.held == 0
+    assert asyncio.run(third.read(1 << 20, 5, room)) == half + half + b"x"

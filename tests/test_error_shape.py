@@ -156,10 +156,19 @@ def test_refusals_over_the_wire_have_the_dialects_shape(strict_server: Server, p
     held(server.post(body(server, path), path, key=None), path, 401)
     held(server.post(body(server, path, model="nope"), path), path, 403)
     held(server.post(b" " * 2001, path), path, 413)
-    held(server.post(body(server, path, "frog pond " * 20), path), path, 429)
+    held(server.post(body(server, path, "frog pond " * 20), path), path, 400)
     late = {"X-Request-Timeout": "0.000001"}
     held(server.post(body(server, path, f"moon {path}"), path, late), path, 503)
     assert server.post(body(server, path), path).status == 200
+
+
+@pytest.mark.parametrize("path", EMBEDDING_PATHS)
+@pytest.mark.parametrize("name", [r"\ud800", r"\u0000", "é" * 200, ""])
+def test_an_unknown_field_of_any_name_has_the_dialects_shape(
+    strict_server: Server, path: str, name: str
+) -> None:
+    given = json.dumps(body(strict_server, path))[:-1] + f', "{name}": 1}}'
+    held(strict_server.post(given.encode(), path), path, 400)
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "BREW"])

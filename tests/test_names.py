@@ -12,7 +12,8 @@ import pytest
 
 from senryu import config_vars
 from senryu.admission import Admission
-from senryu.cli.provision import refuse_names_of_others
+from senryu.cli.provision import create, refuse_names_of_others
+from senryu.config import Paths, Settings
 from senryu.errors import AuthorizationError, ModelNotFound, SettingError
 from senryu.store import Store
 from senryu.types import Resource
@@ -93,6 +94,13 @@ def test_a_served_name_is_not_that_of_another_model() -> None:
     refuse_names_of_others(["sentence-transformers/all-MiniLM-L6-v2", "anything"], "all-minilm-l6-v2")
     with pytest.raises(SettingError, match="'ALL-MINILM-L6-V2' is that of the model all-minilm-l6-v2"):
         refuse_names_of_others(["ALL-MINILM-L6-V2"], "another")
+
+
+def test_a_resource_is_not_named_as_another_model(tmp_path: Path, store: Store) -> None:
+    settings = Settings(Paths(tmp_path, tmp_path))
+    with pytest.raises(SettingError, match="'all-minilm-l6-v2' is that of the model"):
+        create(store, settings, "tiny", app="shop", alias="A", name="all-minilm-l6-v2", served=())
+    assert store.resources() == ()
 
 
 # ---- keys for every model ----------------------------------------------------------------------------------

@@ -211,8 +211,24 @@ def test_an_answer_written_in_slices_holds_every_row_once_and_in_order(
     assert list(written) == ["object", "data", "model", "usage"]
 
 
-@pytest.mark.parametrize(("rows", "on_the_loop"), [(1, True), (96, True), (97, False), (2048, False)])
-def test_an_answer_of_many_rows_is_not_written_on_the_event_loop(rows: int, on_the_loop: bool) -> None:
+EVERY_TYPE = tuple(OutputType)
+
+
+@pytest.mark.parametrize(
+    ("rows", "types", "body_bytes", "on_the_loop"),
+    [
+        (1, EVERY_TYPE[:1], 100, True),
+        (96, EVERY_TYPE[:1], app.INLINE_BYTES, True),
+        (97, EVERY_TYPE[:1], 100, False),
+        (2048, EVERY_TYPE[:1], 100, False),
+        (19, EVERY_TYPE, 100, True),
+        (20, EVERY_TYPE, 100, False),
+        (1, EVERY_TYPE[:1], app.INLINE_BYTES + 1, False),
+    ],
+)
+def test_a_long_answer_is_not_written_on_the_event_loop(
+    rows: int, types: tuple[OutputType, ...], body_bytes: int, on_the_loop: bool
+) -> None:
     threads: list[threading.Thread] = []
 
     def render(*_: Any, **__: Any) -> bytes:
@@ -223,8 +239,8 @@ def test_an_answer_of_many_rows_is_not_written_on_the_event_loop(rows: int, on_t
 
     exchange = Exchange({"method": "POST", "path": WIDE, "headers": []}, receive)
     dialect = replace(heroku.DIALECT, render=render)
-    call = heroku.Call(EmbedRequest("m", ("a",) * rows), heroku.Encoding.RAW)
-    asyncio.run(app._render(dialect, call, result(rows), exchange))
+    call = heroku.Call(EmbedRequest("m", ("a",) * rows, output_types=types), heroku.Encoding.RAW)
+    asyncio.run(app._render(dialect, call, result(rows), exchange, body_bytes))
     assert [thread is threading.main_thread() for thread in threads] == [on_the_loop]
 
 

@@ -50,7 +50,11 @@ def settled(server: Server) -> float:
     return now
 
 
-def test_a_client_that_hangs_up_frees_its_texts(slow_server: Server) -> None:
+QUEUED = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize("behind", [b"", QUEUED, QUEUED * 3], ids=["alone", "one behind", "three behind"])
+def test_a_client_that_hangs_up_frees_its_texts(slow_server: Server, behind: bytes) -> None:
     before = settled(slow_server)
     body = json.dumps({"model": slow_server.model_id, "input": bulk(0)}).encode()
     head = (
@@ -59,12 +63,13 @@ def test_a_client_that_hangs_up_frees_its_texts(slow_server: Server) -> None:
     )
     place = slow_server.url.removeprefix("http://").split(":")
     with socket.create_connection((place[0], int(place[1]))) as connection:
-        connection.sendall(head.encode() + body)
+        connection.sendall(head.encode() + body + behind)
         while metric(slow_server, "senryu_tokens_computed_total") == before:
             time.sleep(0.02)
     computed = settled(slow_server) - before
     assert 0 < computed < 0.7 * 96 * 256
     assert slow_server.embed("frog").status == 200
+    assert "Traceback" not in slow_server.log()
 
 
 def test_a_request_that_is_not_computed_in_time_is_answered_with_503(slow_server: Server) -> None:

@@ -9,8 +9,8 @@ import re
 import resource
 import socket
 import time
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -367,13 +367,19 @@ class Quick(GuardedProtocol):
     """The protocol with little patience."""
 
     head_seconds = 0.3
+    unread_seconds = 0.5
+
+
+LARGE_BYTES = 40_000_000
 
 
 async def _app(scope: Any, receive: Any, send: Any) -> None:
-    """Answer after twice the patience."""
+    """Answer, `/slow` after twice the patience, and `/large` with more than a connection holds."""
     await asyncio.sleep(2 * Quick.head_seconds if scope["path"] == "/slow" else 0)
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-    await send({"type": "http.response.body", "body": b"ok"})
+    body = b"a" * LARGE_BYTES if scope["path"] == "/large" else b"ok"
+    length = (b"content-length", b"%d" % len(body))
+    await send({"type": "http.response.start", "status": 200, "headers": [length]})
+    await send({"type": "http.response.body", "body": body})
 
 
 async def _talk(
@@ -435,6 +441,50 @@ def test_an_answer_may_take_longer_than_a_head() -> None:
 
 def test_heads_are_given_ten_seconds() -> None:
     assert GuardedProtocol.head_seconds == protocol.HEAD_SECONDS == 10
+
+
+LARGE = LIVEZ.replace(b"/livez", b"/large")
+CLOSING = LARGE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+
+
+@asynccontextmanager
+async def _asked(sent: bytes) -> AsyncIterator[tuple[socket.socket, ServerState]]:
+    """Send to a server of its own, and read nothing."""
+    config = uvicorn.Config(_app, lifespan="off", ws="none", log_config=None)
+    config.load()
+    loop = asyncio.get_running_loop()
+    state = ServerState()
+    listening = await loop.create_server(lambda: Quick(config, state, {}), "127.0.0.1", 0)
+    with socket.socket() as connection:
+        connection.setblocking(False)
+        await loop.sock_connect(connection, listening.sockets[0].getsockname())
+        await loop.sock_sendall(connection, sent)
+        yield connection, state
+    listening.close()
+
+
+@pytest.mark.parametrize("sent", [LARGE, CLOSING, LARGE * 3], ids=["kept alive", "closing", "pipelined"])
+def test_an_answer_that_nobody_reads_is_given_up(sent: bytes) -> None:
+    async def ask_and_wait() -> None:
+        async with _asked(sent) as (_, state), asyncio.timeout(30):
+            while not state.connections:
+                await asyncio.sleep(0.01)
+            while state.connections or state.tasks:
+                await asyncio.sleep(0.05)
+
+    asyncio.run(ask_and_wait())
+
+
+def test_an_answer_that_is_read_slowly_arrives_whole() -> None:
+    async def read_slowly() -> int:
+        size = 0
+        async with _asked(CLOSING) as (connection, _), asyncio.timeout(60):
+            while piece := await asyncio.get_running_loop().sock_recv(connection, 2_000_000):
+                size += len(piece)
+                await asyncio.sleep(0.1 if size < 30_000_000 else 0)
+        return size
+
+    assert asyncio.run(read_slowly()) > LARGE_BYTES
 
 
 # ---- descriptors -------------------------------------------------------------------------------------------

@@ -11,13 +11,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from senryu import config_vars
-from senryu.cli.provision import provision
+from senryu.cli.provision import create, provision
 from senryu.config import Paths, Settings
 from senryu.errors import SettingError, StoreError
 from senryu.store import Attachment, Store, digest
@@ -233,6 +234,17 @@ def test_config_vars_that_are_damaged_stop_the_start_before_any_change(home: Hom
     with pytest.raises(StoreError, match="damaged"):
         home.start()
     assert (home.store.resources(), home.store.keys()) == ((), ())
+
+
+def test_a_resource_whose_config_vars_cannot_be_written_is_not_made_and_can_be_again(home: Home) -> None:
+    home.paths.config_vars.write_text("{")
+    made = partial(create, home.store, Settings(home.paths), "a", app="shop", alias="B", name="n", served=())
+    with pytest.raises(StoreError, match="damaged"):
+        made()
+    assert (home.store.resources(), home.store.attachments(), home.store.keys()) == ((), (), ())
+    home.paths.config_vars.unlink()
+    assert made().name == "n"
+    assert home.good_for(home.variables("shop")["B_KEY"]) == "a"
 
 
 PROVISION_WHEN_TOLD = """

@@ -13,6 +13,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
 from senryu import __version__, errors, metrics, openapi, pages
+from senryu.body import Room
 from senryu.config import Settings
 from senryu.dialects import Call, Dialect, Fault, listings
 from senryu.exchange import Exchange, Receive, Reply, Scope, Send
@@ -57,6 +58,7 @@ class App:
         self._origin = origin
         self._command = command
         self._canaries = [Canary(model) for model in pipeline.models.values()]
+        self._room = Room()
         self._watcher: asyncio.Task[None] | None = None
         routes: Routes = {
             **{path: {"POST": self.embed} for path in EMBEDDING_PATHS},
@@ -98,7 +100,11 @@ class App:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif scope["type"] == "http":
-            await self._exchange(Exchange(scope, receive), send)
+            exchange = Exchange(scope, receive)
+            try:
+                await self._exchange(exchange, send)
+            finally:
+                exchange.body.release()
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -182,14 +188,20 @@ class App:
         started = time.perf_counter()
         key = self.pipeline.admission.authenticate(exchange.header("authorization"))
         timings.stages["auth"] = time.perf_counter() - started
-        body = await exchange.body.read(self._max_body_bytes(dialect), self._settings.body_seconds)
+        body = await exchange.body.read(
+            self._max_body_bytes(dialect), self._settings.body_seconds, self._room
+        )
+        body_bytes = len(body)
         # NOTE: a body of megabytes can be made to parse for half a second, and the loop has others to serve.
         call = (
-            dialect.parse(body) if len(body) <= INLINE_BYTES else await asyncio.to_thread(dialect.parse, body)
+            dialect.parse(body)
+            if body_bytes <= INLINE_BYTES
+            else await asyncio.to_thread(dialect.parse, body)
         )
+        del body  # its texts are in `call`; they may wait for long
         result = await self._in_time(exchange, self.pipeline.embed(key, call.request, timings))
         started = time.perf_counter()
-        content = await _render(dialect, call, result, exchange)
+        content = await _render(dialect, call, result, exchange, body_bytes)
         timings.stages["encode"] += time.perf_counter() - started
         exchange.note = {
             "key": key.id,
@@ -316,10 +328,13 @@ class App:
         )
 
 
-async def _render(dialect: Dialect, call: Call, result: EmbedResult, exchange: Exchange) -> bytes:
-    """Write an answer, one of many vectors on a thread; the loop has others to serve."""
+async def _render(
+    dialect: Dialect, call: Call, result: EmbedResult, exchange: Exchange, body_bytes: int
+) -> bytes:
+    """Write an answer, one of many vectors or to a long body on a thread; the loop has others to serve."""
     agent = exchange.header("user-agent") or ""
-    if len(call.request.inputs) <= INLINE_VECTORS:
+    vectors = len(call.request.inputs) * len(call.request.output_types)
+    if vectors <= INLINE_VECTORS and body_bytes <= INLINE_BYTES:
         return dialect.render(call, result, user_agent=agent, request_id=exchange.id)
     return await asyncio.to_thread(dialect.render, call, result, user_agent=agent, request_id=exchange.id)
 

@@ -1,4 +1,7 @@
-"""A request's body: read whole within a bound of bytes and of time, or discarded so that the answer is heard."""
+"""A request's body: read whole within a bound of bytes and of time, or discarded so that the answer is heard.
+
+Knows a body's bytes and how many all bodies may hold together. Nothing of what they mean.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,29 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
-from senryu.errors import BodyTimeout, BodyTooLarge, ClientGone
+from senryu.errors import BodyTimeout, BodyTooLarge, ClientGone, QueueFull
 
 DISCARD_BYTES = 64 << 20
 DISCARD_SECONDS = 5.0
+ROOM_BYTES = 256 << 20
+SMALL_BYTES = 32 * 1024  # bodies up to this length are always let in; the queue bounds their texts
+
+
+class Room:
+    """What the larger bodies may hold together, from their first bytes until they are answered."""
+
+    def __init__(self, most: int = ROOM_BYTES) -> None:
+        self.most = most
+        self.held = 0
+
+    def take(self, size: int) -> None:
+        """Hold so many bytes more. Raises QueueFull."""
+        if self.held + size > self.most:
+            raise QueueFull(
+                f"Other requests' bodies hold {self.held} of the {self.most} bytes that all may. Try again later.",
+                retry_after=1,
+            )
+        self.held += size
 
 
 class Body:
@@ -19,13 +41,19 @@ class Body:
         self, headers: Mapping[bytes, bytes], receive: Callable[[], Awaitable[MutableMapping[str, Any]]]
     ) -> None:
         self._receive = receive
+        self._room = Room()
+        self._held = 0
         self._declared = headers.get(b"content-length", b"0").decode("latin-1")
         self._waits_for_us = headers.get(b"expect", b"").lower() == b"100-continue"
         #: Whether nothing more will come.
         self.ended = self._declared == "0" and b"transfer-encoding" not in headers
 
-    async def read(self, most: int, seconds: float) -> bytes:
-        """Return it whole. Raises BodyTooLarge, as early as the headers tell, BodyTimeout, ClientGone."""
+    async def read(self, most: int, seconds: float, room: Room | None = None) -> bytes:
+        """Return it whole. Raises BodyTooLarge, as early as the headers tell, BodyTimeout, ClientGone, QueueFull.
+
+        A large one takes its place in `room`, and keeps it until `release`.
+        """
+        self._room = room or self._room
         if self._declared.isdecimal() and int(self._declared) > most:
             raise BodyTooLarge(f"The body has {self._declared} bytes; at most {most} are allowed.")
         pieces: list[bytes] = []
@@ -37,11 +65,22 @@ class Body:
                     size += len(pieces[-1])
                     if size > most:
                         raise BodyTooLarge(f"The body has more than {most} bytes, the most that are allowed.")
+                    self._hold(size)
         except TimeoutError:
             raise BodyTimeout(
                 f"The body did not arrive within {seconds:g} s; {size} bytes of it did."
             ) from None
         return b"".join(pieces)
+
+    def _hold(self, size: int) -> None:
+        if size > SMALL_BYTES:
+            self._room.take(size - self._held)
+            self._held = size
+
+    def release(self) -> None:
+        """Give back what it took of the room."""
+        self._room.held -= self._held
+        self._held = 0
 
     async def discard(self) -> None:
         """Take in the rest and keep nothing, within bounds; `ended` tells whether that was all.

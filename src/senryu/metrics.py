@@ -29,7 +29,9 @@ TOKENS_USEFUL = Counter("senryu_tokens_useful", "Tokens computed, padding left o
 TOKENS_COMPUTED = Counter("senryu_tokens_computed", "Tokens computed, padding included.")
 ENGINE_SECONDS = Counter("senryu_engine_seconds", "Seconds that engine streams spent computing.")
 
-ENGINE_INFO = Gauge("senryu_engine_info", "What computes a model; always 1.", ("model", "engine", "precision"))
+ENGINE_INFO = Gauge(
+    "senryu_engine_info", "What computes a model; always 1.", ("model", "engine", "precision")
+)
 PRECISION_COSINE = Gauge(
     "senryu_precision_cosine",
     "Cosine to f32 that int8 was measured to have: mean, p1 (the 1st percentile), min.",

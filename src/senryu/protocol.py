@@ -16,7 +16,7 @@ from typing import Any, ClassVar, cast
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from senryu import metrics
 from senryu.body import DISCARD_BYTES, DISCARD_SECONDS
@@ -32,7 +32,10 @@ LINGER_SECONDS = (
     1.0  # for idle connections at the end; a client learns from its next answer that it must leave
 )
 
+UNREAD_SECONDS = 30.0  # a client that takes none of its answer for so long will not any more
+
 PIECE_BYTES = 16 * 1024  # the parser is given no more at once, so that it can be stopped in time
+WAITING_PIECES = 16
 SPARE_DESCRIPTORS = 16
 
 _UPGRADE_FIELDS = (b"upgrade", b"http2-settings")
@@ -75,6 +78,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     #: A new connection has this long for its first byte, and each head for the rest from its own first byte on.
     head_seconds: ClassVar[float] = HEAD_SECONDS
+    unread_seconds: ClassVar[float] = UNREAD_SECONDS
     _warned: ClassVar[bool] = False  # that descriptors run out, once in the life of the process
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -88,12 +92,17 @@ class GuardedProtocol(HttpToolsProtocol):
         self._upgrading = False
         self._refusal: bytes | None = None
         self._discarded = 0
+        self._answering: RequestResponseCycle | None = (
+            None  # uvicorn's `cycle` is the last one that was parsed
+        )
+        self._reader_watch: asyncio.TimerHandle | None = None
 
     # ---- the connection --------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a first byte."""
-        joining = cast(asyncio.Transport, JoiningTransport(transport, self.loop))
+        self._joining = JoiningTransport(transport, self.loop)
+        joining = cast(asyncio.Transport, self._joining)
         super().connection_made(joining)
         self.flow = Flow(joining)
         self._close_in(self.head_seconds)
@@ -101,10 +110,16 @@ class GuardedProtocol(HttpToolsProtocol):
             self._warn_if_descriptors_run_out()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget what was waiting."""
+        """Tell the request in flight, and forget what was waiting."""
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
+        if self._reader_watch is not None:
+            self._reader_watch.cancel()
         self._waiting.clear()
+        self.pipeline.clear()
 
     def shutdown(self) -> None:
         """End after the request in flight; an idle connection first gets a while for one that is on its way.
@@ -126,7 +141,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._waiting.extend(whole[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES))
         else:
             self._feed(data)
-        if self._waiting:
+        if self._waiting or self.pipeline:
             self._go_on()
         self._watch()
 
@@ -134,6 +149,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """Go on with what waits for this answer."""
         last = not self.pipeline
         super().on_response_complete()
+        self._watch_reader()
         if self.transport.is_closing():
             return
         self._head_timed = False
@@ -147,17 +163,18 @@ class GuardedProtocol(HttpToolsProtocol):
             self._watch()
 
     def _go_on(self) -> None:
-        """Parse what waits until a request has to queue.
+        """Parse what waits until a request has to queue, and read on while little waits.
 
         NOTE: uvicorn reads and parses on while requests queue: 10 MB of pipelined GETs would be gigabytes of state.
+        Without reading, on the other hand, nobody learns that the client has hung up.
         """
         while self._waiting and not self.pipeline:
             self._feed(self._waiting.popleft())
         assert isinstance(self.flow, Flow)
-        self.flow.held = bool(self._waiting)
-        if self._waiting:
+        self.flow.held = len(self._waiting) > WAITING_PIECES
+        if self.flow.held:
             self.flow.pause_reading()
-        elif not self.pipeline:
+        else:
             self.flow.resume_reading()
 
     def _watch(self) -> None:
@@ -174,6 +191,38 @@ class GuardedProtocol(HttpToolsProtocol):
     def _close_in(self, seconds: float) -> None:
         self._unset_keepalive_if_required()
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def pause_writing(self) -> None:
+        """Let the application wait until the client reads, and watch that it does."""
+        super().pause_writing()
+        self._watch_reader()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close, and watch that the client reads what it is still owed."""
+        super().timeout_keep_alive_handler()
+        self._watch_reader()
+
+    def _watch_reader(self) -> None:
+        """Begin to watch that the client takes what it is sent: closing waits for that, however long it lasts."""
+        if self._reader_watch is None:
+            self._check_later(self._joining.taken())
+
+    def _check_later(self, taken: int) -> None:
+        self._reader_watch = self.loop.call_later(self.unread_seconds, self._check_reader, taken)
+
+    def _check_reader(self, before: int) -> None:
+        self._reader_watch = None
+        if not self.transport.get_write_buffer_size():
+            return
+        taken = self._joining.taken()
+        if taken == before:
+            self.transport.abort()
+        else:
+            self._check_later(taken)
 
     def _warn_if_descriptors_run_out(self) -> None:
         """Say so while there still is one: of a connection that gets none, the event loop tells nobody."""

@@ -17,6 +17,7 @@ class JoiningTransport:
         self._transport = transport
         self._loop = loop
         self._written: list[bytes] = []
+        self._flushed = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -27,9 +28,14 @@ class JoiningTransport:
             self._loop.call_soon(self._flush)
         self._written.append(data)
 
+    def taken(self) -> int:
+        """Count the bytes that the system has taken so far; those it has not are in the write buffer."""
+        return self._flushed - self._transport.get_write_buffer_size()
+
     def _flush(self) -> None:
-        if self._written:
-            written, self._written = self._written, []
+        written, self._written = self._written, []
+        if written and not self._transport.is_closing():
+            self._flushed += sum(map(len, written))
             self._transport.writelines(written)
 
     def write_eof(self) -> None:

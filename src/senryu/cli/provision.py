@@ -64,8 +64,9 @@ def create(
     """
     names = config_vars.names(alias)
     with _alone(settings.paths.data / "provision.lock"):
-        refuse_names_of_others(served, model_id)
+        refuse_names_of_others((*served, *([name] if name else [])), model_id)
         _refuse_held(store, app, alias)
+        config_vars.update(settings.paths.config_vars, APP, {})  # NOTE: what cannot be written stops it here
         resource = store.create_resource(model_id, name=name, served=served)
         store.attach(resource.id, app=app, alias=alias)
         url = _known_url(store, settings)
@@ -80,7 +81,7 @@ def refuse_names_of_others(names: Iterable[str], model_id: str) -> None:
     for name in names:
         entry = find(name)
         if entry is not None and entry.id != model_id:
-            raise SettingError(f"served name {name!r} is that of the model {entry.id}; choose another one.")
+            raise SettingError(f"the name {name!r} is that of the model {entry.id}; choose another one.")
 
 
 def _refuse_held(store: Store, app: str, alias: str) -> None:

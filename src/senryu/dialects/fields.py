@@ -35,9 +35,9 @@ def refuse_unknown(given: Iterable[str], known: Iterable[str], advice: str = "")
     """Raise InvalidRequest for the first field that is not known."""
     for name in given:
         if name not in known:
-            raise InvalidRequest(
-                f"Unknown field {shown(name)}. Known are {', '.join(known)}{advice}.", name[:100]
-            )
+            # NOTE: a name may hold a lone surrogate, which no answer can.
+            param = name[:100].encode("utf-8", "backslashreplace").decode()
+            raise InvalidRequest(f"Unknown field {shown(name)}. Known are {', '.join(known)}{advice}.", param)
 
 
 def required(name: str, value: Any) -> Any:
