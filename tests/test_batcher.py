@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fake_engine import NOT_FINITE, POISON, FakeEngine
 from senryu.batcher import MAX_BATCH_TOKENS, Batcher
-from senryu.errors import EngineError, NotReady, QueueFull, TooManyTokens
+from senryu.errors import EngineError, NotReady, QueueFull
 from senryu.types import Batch, Timings, Tokens, Vectors
 
 
@@ -196,15 +196,6 @@ def test_no_more_is_let_in_than_can_be_computed_in_time() -> None:
     run(test)
 
 
-def test_what_is_never_let_in_is_no_matter_of_later() -> None:
-    async def test() -> None:
-        async with running(FakeEngine(), queue_tokens=30) as batcher:
-            with pytest.raises(TooManyTokens, match="33 tokens in all; at most 30"):
-                await batcher.submit(texts(*range(11)))
-
-    run(test)
-
-
 def test_a_query_that_stands_in_a_bulk_of_its_key_does_not_wait_for_the_bulk() -> None:
     async def test() -> None:
         engine = FakeEngine()
@@ -316,7 +307,7 @@ def test_every_request_is_resolved_exactly_once(requests: list[Any], queue_token
             submitting.cancel()
         try:
             vectors = await submitting
-        except (QueueFull, TooManyTokens, EngineError, asyncio.CancelledError) as error:
+        except (QueueFull, EngineError, asyncio.CancelledError) as error:
             return type(error).__name__
         assert vectors[:, :2].tolist() == [list(pair) for pair in inputs]
         return "answered"

@@ -90,7 +90,7 @@ def test_an_id_of_another_vocabulary_far_down_in_a_request_is_named(tiny_server:
         ([[5], 6], "input[1] must be an array of token ids"),
         ([[5], "a"], "input[1] must be an array of token ids"),
         ([[5, True]], "input[0][1] must be a token id"),
-        ([5.0], "input[0] must be a string"),
+        ([5.5], "input[0] must be a string"),
         ([[-1]], "input[0][0] must be a token id"),
     ],
     ids=str,

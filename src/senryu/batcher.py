@@ -18,7 +18,7 @@ import numpy as np
 
 from senryu import metrics
 from senryu.engine import Engine
-from senryu.errors import EngineError, NotReady, QueueFull, TooManyTokens
+from senryu.errors import EngineError, NotReady, QueueFull
 from senryu.fairqueue import FairQueue, Job, Submission
 from senryu.types import Batch, Timings, Tokens, Vectors
 
@@ -124,12 +124,7 @@ class Batcher:
         return jobs
 
     def check_room(self, needed: int, flow: str = OWN_FLOW, *, about: bool = False) -> None:
-        """Raise QueueFull where `needed` more tokens of a flow would not be let in; `about`: by estimate.
-
-        Raises TooManyTokens where they never would be.
-        """
-        if needed > self.queue_tokens:
-            raise TooManyTokens(needed, self.queue_tokens)
+        """Raise QueueFull where `needed` more tokens of a flow would not be let in; `about`: by estimate."""
         waiting = self._queue.tokens
         bound = allowed = self._bound() if waiting else self.queue_tokens
         # NOTE: or a key that fills the queue would have every other key refused.
@@ -138,11 +133,15 @@ class Batcher:
         if waiting + needed <= allowed:
             return
         metrics.REJECTED.inc()
-        raise QueueFull(
+        message = (
             f"The queue is full: {waiting} tokens are waiting, this request needs "
-            f"{'about ' if about else ''}{needed}, and at most {bound} may wait. Try again later.",
-            self.retry_after(),
+            f"{'about ' if about else ''}{needed}, and at most {bound} may wait. Try again later."
         )
+        if needed > self.queue_tokens:
+            message = (
+                f"This request needs {needed} tokens, and at most {self.queue_tokens} may wait. Send fewer."
+            )
+        raise QueueFull(message, self.retry_after())
 
     def _bound(self) -> int:
         """Return how many tokens may wait, the reserve not counted: no more than can be computed in time with it."""

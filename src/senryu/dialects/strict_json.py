@@ -56,6 +56,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _number(text: str) -> float:
+    """Read 608.0 as 608: JSON has one kind of number, and JSON Schema calls both an integer."""
+    number = float(text)
+    return int(number) if number.is_integer() and abs(number) < 1 << 53 else number
+
+
 def _constant(name: str) -> NoReturn:
     raise InvalidRequest(f"The body is not JSON: {name} is not a JSON number.")
 
@@ -79,4 +85,4 @@ def _too_deep() -> InvalidRequest:
     return InvalidRequest(f"The body is nested too deeply; at most {MAX_DEPTH} levels are allowed.")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
+_DECODER = json.JSONDecoder(parse_float=_number, object_pairs_hook=_object, parse_constant=_constant)
