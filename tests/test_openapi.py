@@ -398,5 +398,5 @@ def test_the_example_of_a_missing_key_is_word_for_word(tiny_server: Server) -> N
 def test_the_served_document_names_this_server_and_its_model(tiny_server: Server) -> None:
     served = tiny_server.get("/openapi.json", key=None).json()
     assert served == document(
-        server_url=tiny_server.url, models=(tiny_server.model_id,), dimensions=(8, 16, 32)
+        server_url=tiny_server.url, models=(tiny_server.model_id,), dimensions=(8, 16, 32), token_ids=141
     )

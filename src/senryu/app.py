@@ -324,7 +324,10 @@ class App:
             for size in (model.spec.dimensions, *model.spec.matryoshka)
         }
         return openapi.document(
-            server_url=self._origin, models=tuple(self.pipeline.models), dimensions=tuple(sorted(sizes))
+            server_url=self._origin,
+            models=tuple(self.pipeline.models),
+            dimensions=tuple(sorted(sizes)),
+            token_ids=min(model.tokenizer.ids for model in self.pipeline.models.values()),
         )
 
 

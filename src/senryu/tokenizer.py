@@ -57,7 +57,7 @@ class Tokenizer:
         self.max_seq_length = spec.max_seq_length
         self._leading_ids, self._trailing_ids = self._find_special_tokens()
         self._leading, self._trailing = len(self._leading_ids), len(self._trailing_ids)
-        self._ids = self._count_ids(spec)
+        self.ids = self._count_ids(spec)
         unknown_token = getattr(self._tokenizer.model, "unk_token", None)
         self._unknown_id = self._tokenizer.token_to_id(unknown_token) if unknown_token else None
         self._waiting_chars = 0
@@ -157,9 +157,9 @@ class Tokenizer:
     def _complete(
         self, index: int, ids: Sequence[int], head: list[int], keep: int, truncate: Truncate
     ) -> Tokens:
-        if min(ids) < 0 or max(ids) >= self._ids:
-            place = next(place for place, given in enumerate(ids) if not 0 <= given < self._ids)
-            raise UnknownTokenId(index, place, ids[place], self._ids - 1)
+        if min(ids) < 0 or max(ids) >= self.ids:
+            place = next(place for place, given in enumerate(ids) if not 0 <= given < self.ids)
+            raise UnknownTokenId(index, place, ids[place], self.ids - 1)
         around = len(self._leading_ids) + len(head) + len(self._trailing_ids)
         if len(ids) > keep and truncate is Truncate.NONE:
             raise _too_long(index, f"{around + len(ids)}", around + keep)

@@ -37,11 +37,13 @@ TAGS = {
 }
 
 
-def document(*, server_url: str, models: tuple[str, ...], dimensions: tuple[int, ...] = ()) -> Json:
+def document(
+    *, server_url: str, models: tuple[str, ...], dimensions: tuple[int, ...] = (), token_ids: int = 0
+) -> Json:
     """Return the document.
 
     `models` are the names served here, and the first is the one in the examples; `dimensions` are the sizes that they
-    have, where these are known.
+    have, and `token_ids` how many ids their vocabulary has, where these are known.
     """
     names = models or (DEFAULT_MODEL,)
     return {
@@ -62,10 +64,18 @@ def document(*, server_url: str, models: tuple[str, ...], dimensions: tuple[int,
         "components": {
             "securitySchemes": {"bearerAuth": {"type": "http", "scheme": "bearer", "description": BEARER}},
             "headers": answers.headers(),
-            "schemas": _with_sizes(schemas(names), dimensions),
+            "schemas": _with_sizes(_with_ids(schemas(names), token_ids), dimensions),
             "responses": answers.failures(),
         },
     }
+
+
+def _with_ids(all_schemas: Json, token_ids: int) -> Json:
+    """Name the highest token id that a request may send."""
+    for name in ("EmbeddingRequest", "OpenAIEmbeddingRequest") if token_ids else ():
+        ids = all_schemas[name]["properties"]["input"]["anyOf"][2]  # one text; several are arrays of the same
+        ids["items"]["maximum"] = token_ids - 1
+    return all_schemas
 
 
 def _with_sizes(all_schemas: Json, dimensions: tuple[int, ...]) -> Json:
