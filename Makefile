@@ -37,10 +37,11 @@ format:  ## Rewrite the code as `make check` wants it.
 	$(PYTHON_OF_VENV) -m ruff check --fix .
 	$(PYTHON_OF_VENV) -m ruff format .
 
+# NOTE: both from this tree, not one from the other: the wheel then takes the kernels as scripts/venv has built them.
 build:  ## Build dist/senryu-*.whl and the source distribution.
 	@scripts/venv dev
 	rm -rf dist
-	$(PYTHON_OF_VENV) -m build --no-isolation
+	$(PYTHON_OF_VENV) -m build --no-isolation --sdist --wheel
 
 check-wheel: build  ## Install the built wheel into an empty environment and run it.
 	scripts/check-wheel
@@ -56,6 +57,7 @@ bench:  ## Measure Senryu beside other servers; writes bench/RESULTS.md. ARGS="-
 lock:  ## Resolve the pins in requirements/ again; ARGS=--upgrade moves them.
 	scripts/lock $(ARGS)
 
-clean:  ## Remove both environments, dist and caches. Models, keys and the database stay.
+clean:  ## Remove both environments, the built kernels, dist and caches. Models, keys and the database stay.
+	rm -rf src/senryu/engine/kernels/*.so src/senryu/engine/kernels/.build-*
 	rm -rf .venv .venv-clients build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

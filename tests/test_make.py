@@ -1,7 +1,8 @@
 """The set-up behind `make serve` and `make test`: which Python, when pip runs, and what is said.
 
 A copy of the Makefile and its scripts runs in a folder of its own, with a space in its name. Its Python is a
-real one that makes real environments, but pip is a stub that writes down how it was called.
+real one that makes real environments, but pip is a stub that writes down how it was called, and so is the script
+that builds the kernels (test_kernels_build.py has the real one).
 """
 
 from __future__ import annotations
@@ -36,6 +37,14 @@ command.write_text('#!/bin/sh\\necho "senryu $* on port $PORT"\\n. ./behaviour\\
 command.chmod(0o755)
 print("Collecting chatter")
 """
+KERNELS = "src/senryu/engine/kernels"
+BUILD = """
+import os, sys
+
+with open("kernel-builds", "a") as builds:
+    print(" ".join(sys.argv[1:]), file=builds)
+sys.exit("no compiler" if os.environ.get("CC") == "missing" else 0)
+"""
 # Takes the place of python3: makes environments without pip's 3 seconds, and can be of any version.
 PYTHON = """#!/bin/sh
 {before}
@@ -59,6 +68,8 @@ class Checkout:
         for name in ("Makefile", "pyproject.toml", "requirements/serve.txt", "requirements/dev.txt"):
             shutil.copy(ROOT / name, self.folder / name)
         shutil.copytree(ROOT / "scripts", self.folder / "scripts")
+        (self.folder / KERNELS).mkdir(parents=True)
+        (self.folder / KERNELS / "build.py").write_text(BUILD)
         (self.folder / "behaviour").touch()
         (base / "pip.py").write_text(PIP)
         self.python("python3", "3, 13, 5")
@@ -74,7 +85,7 @@ class Checkout:
         clean = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("ARGS", "MAKE", "PYTHON"))
+            if not name.startswith(("ARGS", "CC", "MAKE", "PYTHON"))
         }
         clean |= {"PATH": f"{self.bin}:/usr/bin:/bin", **env}
         return subprocess.Popen(
@@ -94,7 +105,14 @@ class Checkout:
 
     def pip_calls(self) -> list[str]:
         """How pip was called since the last time this was asked."""
-        calls = self.folder / "pip-calls"
+        return self.calls("pip-calls")
+
+    def kernel_builds(self) -> list[str]:
+        """How the kernels' script was called since the last time this was asked."""
+        return self.calls("kernel-builds")
+
+    def calls(self, name: str) -> list[str]:
+        calls = self.folder / name
         lines = calls.read_text().splitlines() if calls.exists() else []
         calls.unlink(missing_ok=True)
         return lines
@@ -216,6 +234,37 @@ def test_a_python_without_venv_is_told_the_package(checkout: Checkout) -> None:
     done = checkout.make("serve")
     assert done.returncode != 0
     assert done.stderr.splitlines()[0].endswith("apt install python3-venv")
+
+
+@pytest.mark.parametrize("target", ["serve", "test"])
+def test_the_kernels_are_looked_at_every_time_after_the_install(checkout: Checkout, target: str) -> None:
+    for _ in range(2):
+        checkout.make(target)
+        assert checkout.kernel_builds() == ["--cc  --fetch requirements/kernels.txt"]
+    checkout.make(target, CC="zig cc")
+    assert checkout.kernel_builds() == ["--cc zig cc --fetch requirements/kernels.txt"]
+
+
+def test_the_kernels_are_not_built_before_an_install_has_succeeded(checkout: Checkout) -> None:
+    assert checkout.make("serve", PIP_STUB="fail").returncode != 0
+    assert checkout.kernel_builds() == []
+
+
+def test_kernels_that_cannot_be_built_do_not_stop_the_server(checkout: Checkout) -> None:
+    done = checkout.make("serve", CC="missing")
+    assert done.returncode == 0
+    assert done.stderr.endswith("no compiler\n")
+    assert done.stdout == "senryu serve on port \n"
+
+
+def test_clean_removes_what_was_built_in_place(checkout: Checkout) -> None:
+    kernels = checkout.folder / KERNELS
+    (checkout.folder / "tests").mkdir()
+    (checkout.folder / "bench").mkdir()
+    (kernels / "senryu_kernels.so").touch()
+    (kernels / ".build-interrupted").mkdir()
+    assert checkout.make("clean").returncode == 0
+    assert [path.name for path in kernels.iterdir()] == ["build.py"]
 
 
 def test_the_servers_exit_status_is_not_hidden(checkout: Checkout) -> None:

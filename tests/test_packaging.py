@@ -1,6 +1,7 @@
-"""What leaves the repository: the wheel, the source distribution and the pinned requirements.
+"""What leaves the repository: the wheel, with and without kernels, the source distribution and the pinned requirements.
 
-The built files are read and installed without a network; the pins are read as text.
+The built files are read and installed without a network; the pins are read as text. On a machine that can build the
+kernels every wheel here is the platform's, but for the one that is built where no compiler is found.
 """
 
 from __future__ import annotations
@@ -20,30 +21,53 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from compiler import COMPILER, needs_compiler, needs_platform
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "senryu"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-REQUIREMENT_FILES = ("serve", "dev", "clients")
+REQUIREMENT_FILES = ("serve", "dev", "clients", "kernels")
+KERNELS = "senryu/engine/kernels"
+LIBRARY = f"{KERNELS}/senryu_kernels.so"
+
+
+def build(source: Path, folder: Path, path: str, *options: str) -> str:
+    """Build what leaves `source` into `folder`, and return all that is said."""
+    command = [sys.executable, "-m", "build", "--no-isolation", *options, "--outdir", folder, source]
+    env = {name: value for name, value in os.environ.items() if name != "CC"} | {"PATH": path}
+    return subprocess.run(
+        command, env=env, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ).stdout
 
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the source distribution, and the wheel built from it."""
     folder = tmp_path_factory.mktemp("dist")
-    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
-    subprocess.run(build, check=True, capture_output=True)
+    build(ROOT, folder, os.environ["PATH"])
     return folder
 
 
 @pytest.fixture(scope="module")
 def wheel(dist: Path) -> Path:
-    (found,) = dist.glob("senryu-*-py3-none-any.whl")
+    (found,) = dist.glob("senryu-*.whl")
     return found
 
 
-def metadata(wheel: Path) -> dict[str, list[str]]:
+@pytest.fixture(scope="module")
+def built_without_compiler(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The wheel that the source distribution gives where no compiler is on PATH, and what was said."""
+    folder = tmp_path_factory.mktemp("without")
+    subprocess.run(["tar", "-xzf", next(dist.glob("senryu-*.tar.gz")), "-C", folder], check=True)
+    (source,) = folder.iterdir()
+    said = build(source, folder, str(folder), "--wheel")
+    (found,) = folder.glob("senryu-*.whl")
+    return found, said
+
+
+def metadata(wheel: Path, file: str = "METADATA") -> dict[str, list[str]]:
     with zipfile.ZipFile(wheel) as archive:
-        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        (name,) = (name for name in archive.namelist() if name.endswith(f".dist-info/{file}"))
         message = Parser().parsestr(archive.read(name).decode())
     return {key: message.get_all(key, []) for key in message}
 
@@ -55,16 +79,43 @@ def pins(name: str) -> dict[str, str]:
     return {canonicalize_name(line.split("==")[0]): line for line in lines}
 
 
-def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel: Path) -> None:
-    files = (path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    expected = {f"senryu/{path.relative_to(PACKAGE).as_posix()}" for path in files}
+def files_of(wheel: Path) -> set[str]:
     with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
-    assert {name for name in names if ".dist-info/" not in name} == expected
+        return set(archive.namelist())
+
+
+def files_of_the_package() -> set[str]:
+    """The package's files but for what is compiled, what compiles it, and what was built in place."""
+    files = (path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    names = {f"senryu/{path.relative_to(PACKAGE).as_posix()}" for path in files if path.suffix != ".so"}
+    return {name for name in names if not name.endswith((".c", ".h"))} - {f"{KERNELS}/build.py"}
+
+
+def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel: Path) -> None:
+    names = files_of(wheel)
+    built = {LIBRARY} if COMPILER else set()
+    assert {name for name in names if ".dist-info/" not in name} == files_of_the_package() | built
     assert "senryu/py.typed" in names
     assert any(name.endswith("/catalog.json") for name in names)
     assert any(name.startswith("senryu/pages/") and name.endswith(".html") for name in names)
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+
+
+@needs_compiler
+def test_a_wheel_with_kernels_says_for_which_platform_it_is(wheel: Path) -> None:
+    assert wheel.name.endswith("-py3-none-manylinux_2_17_x86_64.whl")
+    fields = metadata(wheel, "WHEEL")
+    assert fields["Tag"] == ["py3-none-manylinux_2_17_x86_64"]
+    assert fields["Root-Is-Purelib"] == ["false"]
+
+
+@needs_platform
+def test_without_a_compiler_the_wheel_is_for_every_platform(built_without_compiler: tuple[Path, str]) -> None:
+    wheel, said = built_without_compiler
+    assert wheel.name.endswith("-py3-none-any.whl")
+    assert metadata(wheel, "WHEEL")["Root-Is-Purelib"] == ["true"]
+    assert {name for name in files_of(wheel) if ".dist-info/" not in name} == files_of_the_package()
+    assert "Senryu serves with OpenVINO" in said
 
 
 def test_the_wheel_asks_for_what_pyproject_names(wheel: Path) -> None:
@@ -78,11 +129,21 @@ def test_the_wheel_asks_for_what_pyproject_names(wheel: Path) -> None:
     assert fields["License-Expression"] == ["Apache-2.0"]
 
 
-def test_the_source_distribution_holds_the_papers(dist: Path) -> None:
+def test_the_source_distribution_holds_the_papers_and_all_sources(dist: Path) -> None:
     (found,) = dist.glob("senryu-*.tar.gz")
     with tarfile.open(found) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"README.md", "LICENSE", "pyproject.toml", "src/senryu/__init__.py"} <= names
+    assert {
+        "README.md",
+        "CHANGELOG.md",
+        "LICENSE",
+        "docs/api.md",
+        "pyproject.toml",
+        "hatch_build.py",
+    } <= names
+    kernels = {f"src/{KERNELS}/{path.name}" for path in (ROOT / "src" / KERNELS).glob("*.[ch]")}
+    assert kernels | {f"src/{KERNELS}/build.py"} | {f"src/{name}" for name in files_of_the_package()} <= names
+    assert not [name for name in names if name.endswith(".so")]
 
 
 def test_the_installed_wheel_runs_its_command_far_from_the_source(wheel: Path, tmp_path: Path) -> None:
@@ -101,6 +162,8 @@ def test_the_installed_wheel_runs_its_command_far_from_the_source(wheel: Path, t
 
     assert Path(run(python, "-c", "import senryu; print(senryu.__file__)").strip()).is_relative_to(site)
     assert metadata(wheel)["Version"][0] in run(python.with_name("senryu"), "version")
+    if COMPILER:
+        run(python, "-c", f"import ctypes; ctypes.CDLL({str(site / LIBRARY)!r})")
 
 
 @pytest.mark.parametrize("name", REQUIREMENT_FILES)
