@@ -3,8 +3,8 @@
     python bench/ceiling.py --data DATA --precision bf16
 
 Both in turn, in rounds, on the same texts; the one that is not measured is stopped by a signal. Ideal are batches of
-texts sorted by length, of one bucket, of at most 512 tokens, on one wide engine stream or on many narrow ones, what is
-faster. Knows how the two are driven; the workloads are mix.py's, the server is baselines/servers.py's.
+texts sorted by length, of one bucket, of at most 512 tokens, on many narrow engine streams, or with OpenVINO on a wide
+one, what is faster. Knows how the two are driven; the workloads are mix.py's, the server is baselines/servers.py's.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from load import Result, load
 from mix import WORKLOADS, Texts, Workload
 from senryu import engine, models
 from senryu.config import DEFAULT_MODEL, Paths
+from senryu.engine import Engine
 from senryu.engine.machine import native_precisions, usable_threads
 from senryu.engine.openvino import OpenVinoEngine
 from senryu.types import Precision, Tokens
@@ -62,15 +63,21 @@ class WideEngine(OpenVinoEngine):
         del wanted
 
 
+def ways(spec: models.ModelSpec, precision: Precision, threads: int) -> Mapping[str, Engine]:
+    """Return the engine that serves, in each way that it may take the threads; our own kernels know but one."""
+    narrow = engine.load(spec, precision=precision, threads=threads)
+    if narrow.name != OpenVinoEngine.name:
+        return {NARROW: narrow}
+    return {WIDE: WideEngine(spec, precision=precision, threads=threads), NARROW: narrow}
+
+
 def bare(
     calls: Connection, folder: Path, precision: Precision, tokens: Mapping[str, Sequence[Tokens]]
 ) -> None:
     """Measure whatever is asked for, as (kind, streams, seconds), until None is; runs in a process of its own."""
     spec, threads = models.load_spec(folder), usable_threads()
-    engines = {
-        WIDE: WideEngine(spec, precision=precision, threads=threads),
-        NARROW: engine.load(spec, precision=precision, threads=threads),
-    }
+    engines = ways(spec, precision, threads)
+    calls.send(tuple(engines))
     plans = {
         kind: batches(engines[NARROW], sorted(texts, key=lambda one: len(one.ids)), BATCH_TOKENS)
         for kind, texts in tokens.items()
@@ -88,6 +95,7 @@ class BareEngine:
         self._process = context.Process(target=bare, args=(its_end, folder, precision, tokens), daemon=True)
         self._process.start()
         its_end.close()
+        self.ways: tuple[str, ...] = self._calls.recv()
         self.measure("queries", NARROW, 0)
 
     def measure(self, kind: str, streams: str, seconds: float) -> float:
@@ -151,7 +159,7 @@ class Run:
     def ideal(self, kind: str) -> tuple[str, list[float]]:
         """Return the faster way to run the bare engine, and its rates."""
         return max(
-            ((streams, self.bare[kind, streams]) for streams in (WIDE, NARROW)),
+            ((streams, rates) for (its_kind, streams), rates in self.bare.items() if its_kind == kind),
             key=lambda found: statistics.median(found[1]),
         )
 
@@ -168,7 +176,7 @@ def one_round(
     """Measure either once on each kind of text; which goes first changes by round. One below 0 is not kept."""
 
     def alone(kind: str) -> None:
-        for streams in (WIDE, NARROW):
+        for streams in child.ways:
             found = child.measure(kind, streams, seconds)
             say(f"  {kind}, bare engine, {streams}: {found:,.0f} tokens/s")
             if round_ >= 0:

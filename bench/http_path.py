@@ -59,6 +59,7 @@ class Instant:
     """An engine whose vectors are there already."""
 
     name, signature, streams, reproducible, loss = "openvino", "instant", 1, True, None
+    batch_seconds = 0.025
 
     def __init__(self) -> None:
         self.precision = importlib.import_module("senryu.types").Precision.F32

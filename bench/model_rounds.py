@@ -31,12 +31,12 @@ from baselines import install
 from baselines.install import OFFLINE
 from random_models import CALIBRATION, PLANS, RandomModel, as_batch, plan, texts
 from senryu import engine
-from senryu.bench import NARROW_TOKENS, WIDE_TOKENS, either_way, flops_per_token, linear_shapes
+from senryu.bench import either_way, flops_per_token, linear_shapes
 from senryu.engine import Engine
 from senryu.engine.calibration import calibrate
 from senryu.engine.int8 import FILE
 from senryu.engine.machine import multiplies_int8, native_precisions
-from senryu.engine.peak import MatrixProducts
+from senryu.engine.peak import matrix_products
 from senryu.models import ModelSpec, load_spec
 from senryu.types import Ids, Precision
 
@@ -158,18 +158,8 @@ class Products:
         self._work = Counter[tuple[int, int]]()
         for shape in shapes:
             self._work[either_way(shape)] += flops_per_token([shape])
-        # One product on all threads, and a product on each thread: the faster counts.
-        ways = [(WIDE_TOKENS, 1), (NARROW_TOKENS, how.threads)]
         self._runs = {
-            shape: [
-                (
-                    MatrixProducts(
-                        *shape, tokens=tokens, precision=precision, threads=how.threads, streams=streams
-                    ),
-                    streams,
-                )
-                for tokens, streams in ways
-            ]
+            shape: list(matrix_products(*shape, precision=precision, threads=how.threads))
             for shape in self._work
         }
 
@@ -179,8 +169,10 @@ class Products:
 
     def _fastest(self, shape: tuple[int, int]) -> float:
         return max(
-            streams * products.flops / pass_seconds([products.run] * streams, streams, self._how.clock, 0.1)
-            for products, streams in self._runs[shape]
+            each.streams
+            * each.flops
+            / pass_seconds([each.run] * each.streams, each.streams, self._how.clock, 0.1)
+            for each in self._runs[shape]
         )
 
 
@@ -231,7 +223,7 @@ def _engines(
         (spec.folder / FILE).write_text(calibration.dumps(), "utf-8")
     engines = {}
     for precision in precisions()[OURS]:
-        engines[precision] = engine.load(spec, precision=precision, threads=threads, engine="openvino")
+        engines[precision] = engine.load(spec, precision=precision, threads=threads)
         stack.callback(engines[precision].close)
     return engines
 

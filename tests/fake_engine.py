@@ -18,6 +18,7 @@ class FakeEngine:
     name = "fake"
     precision = Precision.F32
     reproducible = True
+    batch_seconds = 0.025
     streams = 1
     loss = None
     signature = "fake"

@@ -17,7 +17,10 @@ from click.testing import CliRunner, Result
 
 from senryu import bench, engine, models
 from senryu.cli import main
-from senryu.engine.peak import MatrixProducts
+from senryu.engine import kernels
+from senryu.engine.machine import native_precisions
+from senryu.engine.peak import matrix_products, rows, weights
+from senryu.errors import SettingError
 from senryu.tokenizer import Tokenizer
 from senryu.types import OutputType, Precision
 from tiny import make_model
@@ -65,13 +68,35 @@ def test_the_default_model_needs_21_mflop_a_token(model_cache: Path) -> None:
 # ---- peak -------------------------------------------------------------------------------------------------------
 
 
-def test_matrix_products_are_computed_and_stay_near_one() -> None:
-    products = MatrixProducts(32, 128, tokens=64, precision=Precision.F32, threads=2, streams=2)
-    assert products.flops == 2 * (2 * 64 * 32 * 128) * 2
-    with ThreadPoolExecutor(2) as threads:
-        greatest = list(threads.map(lambda _: products.run(), range(8)))
-    assert len(set(greatest)) == 1
-    assert 0.5 < greatest[0] < 50
+@pytest.mark.parametrize("precision", [*native_precisions(), Precision.INT8])
+def test_every_library_computes_the_same_products(precision: Precision) -> None:
+    if precision is Precision.INT8 and not kernels.run(precision):
+        with pytest.raises(SettingError, match="int8"):
+            next(matrix_products(32, 128, precision=precision, threads=2))
+        return
+    ways = list(matrix_products(32, 128, precision=precision, threads=2))
+    assert len(ways) == kernels.run(precision) + 2 * (precision is not Precision.INT8)
+    for way in ways:
+        with ThreadPoolExecutor(2) as threads:
+            greatest = set(threads.map(lambda _, way=way: way.run(), range(4)))
+        tokens = 1024 if way.streams == 1 else 512
+        assert way.flops == 2 * (2 * tokens * 32 * 128) * 2
+        assert len(greatest) == 1
+        assert greatest.pop() == pytest.approx(_greatest(tokens), rel=TOLERANCE[precision])
+
+
+TOLERANCE = {Precision.F32: 1e-5, Precision.BF16: 0.02, Precision.INT8: 0.1}
+
+
+def _greatest(tokens: int) -> float:
+    product = rows(32, tokens).astype(np.float64)
+    for weight in weights(32, 128):
+        product = product @ weight.T
+    return float(product.max())
+
+
+def test_a_shape_that_our_kernels_cannot_take_is_measured_without_them() -> None:
+    assert len(list(matrix_products(30, 128, precision=Precision.F32, threads=1))) == 2
 
 
 def test_the_peak_weighs_each_shape_by_its_work(measured: tuple[dict[str, Any], Path]) -> None:
@@ -147,7 +172,8 @@ def test_the_json_says_what_was_measured_and_on_what(
 ) -> None:
     report, _ = measured
     assert report["model"] == tiny_folder.name
-    assert (report["precision"], report["threads"], report["engine"]) == ("f32", 2, "openvino")
+    chosen = engine.choose_engine(models.load_spec(tiny_folder), Precision.F32)
+    assert (report["precision"], report["threads"], report["engine"]) == ("f32", 2, chosen)
     assert report["flops_per_token"] == 2 * 2 * (4 * 32 * 32 + 2 * 32 * 128)
     assert set(report) == set(re.findall(r"^\| `(\w+)` \|", DOCS, re.MULTILINE))
 

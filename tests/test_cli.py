@@ -19,6 +19,7 @@ from command import KEY, commands, provision, python, refused, shown
 from senryu import __version__, config_vars, models
 from senryu.cli import SUBCOMMANDS, Lazy, LazyGroup, main
 from senryu.config import Paths
+from senryu.engine.kernels import LIBRARY as KERNELS
 from senryu.errors import SettingError
 from test_models import entry_of
 
@@ -135,9 +136,10 @@ def test_a_reader_that_went_away_is_no_news(paths: Paths, nobody: str) -> None:
 
 def test_version_names_what_can_change_a_vector() -> None:
     lines = dict(line.split(" ", 1) for line in shown("version").splitlines())
-    assert lines.keys() == {"senryu", "python", "openvino", "tokenizers"}
+    assert lines.keys() == {"senryu", "kernels", "python", "openvino", "tokenizers"}
     assert lines["senryu"] == __version__
     assert lines["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert lines["kernels"] == ("built" if KERNELS.exists() else "not built")
     assert json.loads(shown("version", "--json")) == lines
     assert shown("--version") == shown("version")
 

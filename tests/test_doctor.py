@@ -17,8 +17,11 @@ import pytest
 
 from command import StandServer, run, shown
 from senryu import config_vars, models
+from senryu.cli.doctor.machine import ENGINES
 from senryu.config import Paths, Settings
+from senryu.engine import choose_engine, choose_precision, kernels
 from senryu.engine.machine import usable_threads
+from senryu.models import load_spec
 from senryu.store import Store, digest
 from senryu.types import Key, Resource
 from server import Server
@@ -51,6 +54,8 @@ def good(paths: Paths, tiny_folder: Path, nobody: str, monkeypatch: pytest.Monke
     """An installation with nothing wrong: a model, EMBEDDING with its key, and a free port."""
     monkeypatch.setenv("SENRYU_MODEL", str(tiny_folder))
     monkeypatch.setenv("SENRYU_PORT", nobody.rpartition(":")[2])
+    if not kernels.LIBRARY.exists():
+        monkeypatch.setenv("SENRYU_ENGINE", "openvino")
     run("models", "create", str(tiny_folder), "--as", "EMBEDDING")
     return paths
 
@@ -59,7 +64,7 @@ def test_a_good_installation_passes_every_check(good: Paths) -> None:
     checks = examined(code=0)
     assert states(checks) == {"ok"}, checks
     assert checks.keys() == {
-        "settings", "versions", "folder", "files", "disk", "processor", "memory", "model", "database",
+        "settings", "versions", "folder", "files", "disk", "processor", "engine", "memory", "model", "database",
         "config vars", "clock", "port",
     }  # fmt: skip
     text = shown("doctor")
@@ -84,7 +89,7 @@ def test_a_finding_is_one_line_with_its_mend_and_the_status_is_1(good: Paths) ->
     result = run("doctor")
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("wrong")]
     assert f"others may read {good.config_vars} (mode 0644). To mend it: chmod 600" in line
-    assert (result.exit_code, result.stderr) == (1, "senryu: 1 of 12 findings is wrong.\n")
+    assert (result.exit_code, result.stderr) == (1, "senryu: 1 of 13 findings is wrong.\n")
 
 
 # settings and places
@@ -174,11 +179,46 @@ def test_more_threads_than_there_are_is_a_warning(good: Paths, monkeypatch: pyte
 
 
 def test_a_precision_that_the_processor_lacks_is_wrong(good: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("senryu.engine.machine._processor_flags", frozenset)
+    monkeypatch.setattr("senryu.engine.machine.processor_flags", frozenset)
     monkeypatch.setenv("SENRYU_PRECISION", "bf16")
     (found,) = examined(code=1)["processor"]
     assert "precision 'bf16' is not native" in found["found"]
     assert found["mend"] == "set precision to auto or f32"
+
+
+def test_what_computes_a_model_is_said(
+    good: Paths, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, words in ENGINES.items():
+        monkeypatch.setenv("SENRYU_ENGINE", name)
+        if name != "native" or kernels.LIBRARY.exists():
+            assert examined()["engine"][0]["found"] == f"{tiny_folder.name}: {words}"
+    monkeypatch.setenv("SENRYU_ENGINE", "auto")
+    chosen = choose_engine(load_spec(tiny_folder), choose_precision("auto"))
+    assert examined()["engine"][0]["found"].startswith(f"{tiny_folder.name}: {ENGINES[chosen]}")
+
+
+@pytest.mark.parametrize(
+    ("flags", "engine", "state"),
+    [
+        ({"avx512f"}, "auto", "warning"),
+        ({"avx512f"}, "openvino", "ok"),
+        ({"avx2"}, "auto", "ok"),
+        ({"avx512f", "avx512_bf16", "amx_bf16"}, "auto", "ok"),
+    ],
+)
+def test_kernels_that_are_not_built_are_a_warning_where_the_processor_could_run_them(
+    good: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: set[str], engine: str, state: str
+) -> None:
+    monkeypatch.setenv("SENRYU_ENGINE", engine)
+    monkeypatch.setattr(kernels, "LIBRARY", tmp_path / "missing.so")
+    monkeypatch.setattr(kernels, "run", lambda _: False)
+    for module in ("senryu.engine.machine", "senryu.cli.doctor.machine"):
+        monkeypatch.setattr(f"{module}.processor_flags", lambda: frozenset(flags))
+    (found,) = examined(code=0)["engine"]
+    assert (found["state"], "not built" in found["found"]) == (state, state == "warning")
+    assert "make serve" in (found["mend"] or "make serve")
+    assert ": OpenVINO" in found["found"]
 
 
 def test_more_memory_than_there_is_is_a_warning(good: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,9 +227,9 @@ def test_more_memory_than_there_is_is_a_warning(good: Paths, monkeypatch: pytest
 
 
 def test_models_that_have_no_room_in_memory_are_wrong(good: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SENRYU_MEMORY_MIB", "16")
+    monkeypatch.setenv("SENRYU_MEMORY_MIB", "1")
     (found,) = examined(code=1)["memory"]
-    assert "16 of them for models" in found["found"]
+    assert "1 of them for models" in found["found"]
     assert found["mend"] == "serve fewer or smaller models, or raise memory_mib"
 
 

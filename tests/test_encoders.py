@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import engines
+from engines import OURS
 from families import CHAINS
 from senryu import encoders, engine, models, outputs
 from senryu.engine import machine
@@ -75,20 +77,22 @@ def test_the_yardstick_equals_transformers(tmp_path: Path, family: str) -> None:
     assert furthest(vectors, content["means"]) <= 5e-7
 
 
+@pytest.mark.parametrize("chosen", OURS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_openvino_equals_transformers_in_f32(tmp_path: Path, family: str) -> None:
+def test_each_engine_equals_transformers_in_f32(tmp_path: Path, family: str, chosen: str) -> None:
     content = golden(family)
-    loaded = engine.load(model_of(tmp_path, family), precision=Precision.F32, threads=2, engine="openvino")
+    loaded = engines.load(model_of(tmp_path, family), chosen, threads=2)
     assert furthest(run_each(loaded, content["ids"]), content["means"]) <= 2e-6
 
 
+@pytest.mark.parametrize("chosen", OURS)
 @pytest.mark.parametrize("precision", NATIVE)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_texts_bits_do_not_depend_on_its_batch_in_any_family(
-    tmp_path: Path, family: str, precision: Precision
+    tmp_path: Path, family: str, precision: Precision, chosen: str
 ) -> None:
     texts = [ids[:length] for ids in golden(family)["ids"] for length in (3, 17, 62, 64, 80, 150)]
-    loaded = engine.load(model_of(tmp_path, family), precision=precision, threads=2, engine="openvino")
+    loaded = engines.load(model_of(tmp_path, family), chosen, precision, threads=2)
     alone = run_each(loaded, texts)
     assert np.isfinite(alone).all()
     rng = np.random.default_rng(0)
@@ -103,61 +107,63 @@ def test_a_texts_bits_do_not_depend_on_its_batch_in_any_family(
                 assert rows.tobytes() == alone[together].tobytes()
 
 
+@pytest.mark.parametrize("chosen", OURS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_bf16_stays_close_in_every_family(tmp_path: Path, family: str) -> None:
+def test_bf16_stays_close_in_every_family(tmp_path: Path, family: str, chosen: str) -> None:
     if Precision.BF16 not in NATIVE:
         pytest.skip("the processor has no native bf16")
     content = golden(family)
-    loaded = engine.load(model_of(tmp_path, family), precision=Precision.BF16, threads=2, engine="openvino")
+    loaded = engines.load(model_of(tmp_path, family), chosen, Precision.BF16, threads=2)
     exact = outputs.normalise(np.array(content["means"], np.float32))
     assert (exact * outputs.normalise(run_each(loaded, content["ids"]))).sum(1).min() >= 0.999
 
 
+@pytest.mark.parametrize("chosen", OURS)
 @pytest.mark.parametrize("chain", sorted(CHAINS))
-def test_poolings_and_modules_equal_sentence_transformers(tmp_path: Path, chain: str) -> None:
+def test_poolings_and_modules_equal_sentence_transformers(tmp_path: Path, chain: str, chosen: str) -> None:
     content = golden("chains")
     pooling, modules = CHAINS[chain]
     spec = model_of(tmp_path, "bert", pooling=pooling, modules=modules)
     assert spec.dimensions == len(content[chain][0])
     exact = ReferenceEngine(spec).run(batch(content["ids"]))
-    computed = run_each(
-        engine.load(spec, precision=Precision.F32, threads=1, engine="openvino"), content["ids"]
-    )
+    computed = run_each(engines.load(spec, chosen), content["ids"])
     assert furthest(exact, content[chain]) <= 5e-7
     assert furthest(computed, content[chain]) <= 2e-6
     if not modules:  # otherwise the last Normalize is left to the server
         np.testing.assert_allclose(computed, content[chain], atol=1e-5)
 
 
+@pytest.mark.parametrize("chosen", OURS)
 @pytest.mark.parametrize("precision", NATIVE)
 @pytest.mark.parametrize("chain", sorted(CHAINS))
 def test_a_texts_bits_do_not_depend_on_its_batch_behind_the_pooling(
-    tmp_path: Path, chain: str, precision: Precision
+    tmp_path: Path, chain: str, precision: Precision, chosen: str
 ) -> None:
     pooling, modules = CHAINS[chain]
     spec = model_of(tmp_path, "bert", pooling=pooling, modules=modules)
-    loaded = engine.load(spec, precision=precision, threads=1, engine="openvino")
+    loaded = engines.load(spec, chosen, precision)
     texts = [[5 + (i * n) % 90 for i in range(n)] for n in range(1, 17)]
     assert loaded.run(batch(texts)).tobytes() == run_each(loaded, texts).tobytes()
 
 
+@pytest.mark.parametrize("chosen", OURS)
 @pytest.mark.parametrize("dtype", ["F16", "BF16"])
-def test_half_precision_weights_are_widened_exactly(tmp_path: Path, dtype: str) -> None:
+def test_half_precision_weights_are_widened_exactly(tmp_path: Path, dtype: str, chosen: str) -> None:
     half = model_of(tmp_path / "half", "qwen3", dtype=dtype)
     data = Model(half).weights
     whole = model_of(tmp_path / "whole", "qwen3")
     names = golden("qwen3")["shapes"]
     write_safetensors(whole.folder / "model.safetensors", {name: data[name] for name in names})
     texts = golden("qwen3")["ids"]
-    widened, stored = (
-        run_each(engine.load(spec, precision=Precision.F32, threads=1, engine="openvino"), texts)
-        for spec in (whole, half)
-    )
+    widened, stored = (run_each(engines.load(spec, chosen), texts) for spec in (whole, half))
     assert widened.tobytes() == stored.tobytes()
     assert furthest(stored, golden("qwen3")["means"]) > 1e-6  # or it was no half precision
 
 
-def test_a_bf16_table_is_left_in_its_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("chosen", OURS)
+def test_a_bf16_table_is_left_in_its_file(tmp_path: Path, chosen: str) -> None:
+    if chosen == "native":
+        engines.skip_without_kernels()
     content = golden("qwen3")
     content["shapes"]["embed_tokens.weight"] = [500_000, 24]
     folder = make_from_shapes(tmp_path / "m", content["config"], content["shapes"], dtype="BF16")
@@ -169,7 +175,7 @@ def test_a_bf16_table_is_left_in_its_file(tmp_path: Path) -> None:
         "    lines = pathlib.Path('/proc/self/status').read_text().splitlines()\n"
         "    return next(int(line.split()[1]) for line in lines if line.startswith('RssAnon'))\n"
         "spec = models.load_spec(pathlib.Path(sys.argv[1]))\n"
-        "options = dict(precision=engine.choose_precision('f32'), threads=1, engine='openvino')\n"
+        "options = dict(precision=engine.choose_precision('f32'), threads=1, engine=sys.argv[3])\n"
         "engine.load(models.load_spec(pathlib.Path(sys.argv[2])), **options)\n"
         "before = held()\n"
         "loaded = engine.load(spec, **options)\n"
@@ -178,7 +184,7 @@ def test_a_bf16_table_is_left_in_its_file(tmp_path: Path) -> None:
     if not Path("/proc/self/status").exists():
         pytest.skip("resident memory is read from /proc")
     small = model_of(tmp_path, "qwen3").folder
-    command = [sys.executable, "-c", code, str(folder), str(small)]
+    command = [sys.executable, "-c", code, str(folder), str(small), chosen]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(done.stdout) < 24 * 1024  # widened, the table alone is twice that
 
@@ -209,6 +215,7 @@ def test_weights_in_several_files_are_the_same_model(tmp_path: Path) -> None:
     assert ReferenceEngine(sharded).run(batch(content["ids"])).tobytes() == one.tobytes()
 
 
+@pytest.mark.parametrize("chosen", OURS)
 @pytest.mark.parametrize(
     ("family", "prefix", "extra"),
     [
@@ -223,13 +230,15 @@ def test_weights_in_several_files_are_the_same_model(tmp_path: Path) -> None:
         ("roberta", "roberta.", "lm_head.bias"),
     ],
 )
-def test_a_model_inside_a_larger_one_is_found(tmp_path: Path, family: str, prefix: str, extra: str) -> None:
+def test_a_model_inside_a_larger_one_is_found(
+    tmp_path: Path, family: str, prefix: str, extra: str, chosen: str
+) -> None:
     spec = model_of(tmp_path, family)
     content = golden(family)
     weights = Weights([spec.folder / "model.safetensors"])
     renamed = {f"{prefix}{name}": weights[name] for name in content["shapes"]}
     write_safetensors(spec.folder / "model.safetensors", renamed | {extra: np.zeros(3, np.float32)})
-    loaded = engine.load(spec, precision=Precision.F32, threads=1, engine="openvino")
+    loaded = engines.load(spec, chosen)
     assert furthest(run_each(loaded, content["ids"]), content["means"]) <= 2e-6
 
 
@@ -338,8 +347,9 @@ def test_a_variant_that_is_not_computed_is_refused_by_its_key(
         ReferenceEngine(models.load_spec(folder))
 
 
+@pytest.mark.parametrize("chosen", OURS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_missing_weight_is_named_in_every_family(tmp_path: Path, family: str) -> None:
+def test_a_missing_weight_is_named_in_every_family(tmp_path: Path, family: str, chosen: str) -> None:
     content = golden(family)
     for name in list(content["shapes"])[::5]:
         if name.startswith("pooler."):
@@ -349,7 +359,7 @@ def test_a_missing_weight_is_named_in_every_family(tmp_path: Path, family: str) 
         with pytest.raises(
             ModelError, match=rf"model\.safetensors: the tensor '{re.escape(name)}' is missing"
         ):
-            engine.load(models.load_spec(folder), precision=Precision.F32, threads=1, engine="openvino")
+            engines.load(models.load_spec(folder), chosen)
 
 
 def shaped(shape: Any, **changes: Any) -> bytes:

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import engines
 import tiny_onnx
+from engines import OURS
 from senryu import engine, models, outputs
 from senryu.engine.exported import ExportedEngine
 from senryu.errors import ModelError, SettingError
@@ -113,9 +115,9 @@ def test_an_encoder_of_ours_is_preferred_to_a_graph(tmp_path: Path) -> None:
     folder = make_model(tmp_path / "bert")
     (folder / "onnx").mkdir()
     shutil.copy(EXPORTED, folder / "onnx" / "model.onnx")
-    assert engine.choose_engine(models.load_spec(folder)) == "openvino"
+    assert engine.choose_engine(models.load_spec(folder), Precision.F32) in OURS
     (folder / "model.safetensors").unlink()
-    assert engine.choose_engine(models.load_spec(folder)) == "exported"
+    assert engine.choose_engine(models.load_spec(folder), Precision.F32) == "exported"
 
 
 def test_a_model_with_code_of_its_own_is_served_from_its_graph_alone(tmp_path: Path) -> None:
@@ -125,23 +127,23 @@ def test_a_model_with_code_of_its_own_is_served_from_its_graph_alone(tmp_path: P
         models.load_spec(folder)
     (folder / "onnx").mkdir()
     shutil.copy(EXPORTED, folder / "onnx" / "model.onnx")
-    assert engine.choose_engine(models.load_spec(folder)) == "exported"
+    assert engine.choose_engine(models.load_spec(folder), Precision.F32) == "exported"
 
 
-@pytest.mark.parametrize("chosen", ["openvino", "reference"])
+@pytest.mark.parametrize("chosen", [*OURS, "reference"])
 def test_an_engine_that_was_asked_for_does_not_stand_in_for_a_models_own_code(
     tmp_path: Path, chosen: str
 ) -> None:
     folder = make_model(tmp_path / "bert")
     (folder / "onnx").mkdir()
     shutil.copy(EXPORTED, folder / "onnx" / "model.onnx")
-    engine.load(models.load_spec(folder), precision=Precision.F32, threads=1, engine=chosen).close()
+    engines.load(models.load_spec(folder), chosen).close()
     write(folder, "config.json", auto_map={"AutoModel": "modelling.Own"})
     with pytest.raises(ModelError, match=r"config\.json: auto_map is .*'exported'"):
         engine.load(models.load_spec(folder), precision=Precision.F32, threads=1, engine=chosen)
 
 
-@pytest.mark.parametrize("chosen", ["openvino", "reference"])
+@pytest.mark.parametrize("chosen", [*OURS, "reference"])
 def test_a_graph_alone_is_not_for_an_engine_that_reads_weights(tmp_path: Path, chosen: str) -> None:
     folder = make_model(tmp_path / "bert")
     (folder / "onnx").mkdir()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import engines
+from engines import OURS
 from senryu import engine, models, outputs
 from senryu.engine import int8
 from senryu.engine.calibration import calibrate
@@ -46,8 +48,12 @@ def quantised(spec: ModelSpec, texts: list[Ids] | None = None) -> Calibration:
     return made
 
 
-def loaded(spec: ModelSpec, precision: Precision = Precision.INT8, threads: int = 2) -> engine.Engine:
-    return engine.load(spec, precision=precision, threads=threads)
+def loaded(
+    spec: ModelSpec, precision: Precision = Precision.INT8, threads: int = 2, chosen: str = "auto"
+) -> engine.Engine:
+    if chosen == "auto":
+        return engine.load(spec, precision=precision, threads=threads)
+    return engines.load(spec, chosen, precision, threads)
 
 
 @pytest.fixture
@@ -67,12 +73,13 @@ def test_a_calibration_read_back_is_the_one_written(spec: ModelSpec) -> None:
     assert made.fingerprint in loaded(spec).signature
 
 
-def test_the_engine_tells_the_loss_that_its_file_states(spec: ModelSpec) -> None:
+@pytest.mark.parametrize("chosen", OURS)
+def test_the_engine_tells_the_loss_that_its_file_states(spec: ModelSpec, chosen: str) -> None:
     made = json.loads(quantised(spec).dumps())
     made["loss"] = {field: getattr(LOSS, field) for field in LOSS.__dataclass_fields__}
     rewrite(spec.folder / int8.FILE, made)
-    assert loaded(spec).loss == LOSS
-    assert loaded(spec, Precision.F32).loss is None
+    assert loaded(spec, chosen=chosen).loss == LOSS
+    assert loaded(spec, Precision.F32, chosen=chosen).loss is None
 
 
 def rewrite(path: Path, content: dict[str, Any]) -> None:
@@ -158,65 +165,67 @@ def test_a_model_without_a_calibration_says_how_to_make_one(spec: ModelSpec) -> 
 
 @dataclass(frozen=True)
 class Family:
-    """A model of one family, calibrated with all but the last 30 of its texts, and its engine of two threads."""
+    """A model of one family, calibrated with all but the last 30 of its texts."""
 
     name: str
     spec: ModelSpec
     texts: list[Ids]
-    engine: engine.Engine
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Family]:
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
     spec = model_of(tmp_path_factory.mktemp("family"), request.param)
     texts = texts_of(spec, 80)
     assert quantised(spec, texts[:50]).windows
-    ready = loaded(spec, threads=2)
-    yield Family(request.param, spec, texts, ready)
-    ready.close()
+    return Family(request.param, spec, texts)
 
 
-def test_every_family_stays_close_to_f32(family: Family) -> None:
+@pytest.mark.parametrize("chosen", OURS)
+def test_every_family_stays_close_to_f32(family: Family, chosen: str) -> None:
     unseen = [ids.tolist() for ids in family.texts[50:]]
-    exact = outputs.normalise(run_each(loaded(family.spec, Precision.F32), unseen))
-    given = outputs.normalise(run_each(family.engine, unseen))
+    exact = outputs.normalise(run_each(loaded(family.spec, Precision.F32, chosen=chosen), unseen))
+    given = outputs.normalise(run_each(loaded(family.spec, chosen=chosen), unseen))
     cosines = (exact * given).sum(axis=1)
     assert cosines.mean() >= 0.997
     assert np.median(cosines) >= 0.999
     assert cosines.mean() < 0.9999999  # or nothing was quantised
 
 
-def test_a_texts_bits_do_not_depend_on_its_batch_in_int8(family: Family) -> None:
+@pytest.mark.parametrize("chosen", OURS)
+def test_a_texts_bits_do_not_depend_on_its_batch_in_int8(family: Family, chosen: str) -> None:
     texts = [ids[:length] for ids in golden(family.name)["ids"] for length in (1, 3, 17, 62, 64, 80, 150)]
-    one = loaded(family.spec, threads=1)
+    one = loaded(family.spec, threads=1, chosen=chosen)
     alone = run_each(one, texts)
     assert np.isfinite(alone).all()
-    for seed, ready in enumerate((one, family.engine)):
+    for seed, ready in enumerate((one, loaded(family.spec, threads=2, chosen=chosen))):
         for indices in batches_of(ready, texts, seed):
             together = ready.run(batch([texts[i] for i in indices]))
             assert together.tobytes() == alone[indices].tobytes()
 
 
-def test_a_second_quantisation_gives_the_same_bits(spec: ModelSpec) -> None:
+@pytest.mark.parametrize("chosen", OURS)
+def test_a_second_quantisation_gives_the_same_bits(spec: ModelSpec, chosen: str) -> None:
     rng = random.Random(0)
     texts = [[rng.randrange(5, 90) for _ in range(rng.randint(1, 60))] for _ in range(40)]
     quantised(spec)
-    before = run_each(loaded(spec), texts)
+    before = run_each(loaded(spec, chosen=chosen), texts)
     (spec.folder / int8.FILE).unlink()
     quantised(spec)
-    assert run_each(loaded(spec), texts).tobytes() == before.tobytes()
+    assert run_each(loaded(spec, chosen=chosen), texts).tobytes() == before.tobytes()
 
 
-def test_other_texts_to_calibrate_with_give_another_fingerprint(spec: ModelSpec) -> None:
+@pytest.mark.parametrize("chosen", OURS)
+def test_other_texts_to_calibrate_with_give_another_fingerprint(spec: ModelSpec, chosen: str) -> None:
     quantised(spec, texts_of(spec, 40, seed=1))
-    before = loaded(spec).signature
+    before = loaded(spec, chosen=chosen).signature
     quantised(spec, texts_of(spec, 40, seed=2))
-    assert loaded(spec).signature != before
+    assert loaded(spec, chosen=chosen).signature != before
 
 
-def test_what_the_calibration_never_saw_is_still_a_vector(spec: ModelSpec) -> None:
+@pytest.mark.parametrize("chosen", OURS)
+def test_what_the_calibration_never_saw_is_still_a_vector(spec: ModelSpec, chosen: str) -> None:
     quantised(spec, [np.array([2, 7, 3], np.int32)])
-    vectors = run_each(loaded(spec), [[1] * 64, list(range(60)), [4]])
+    vectors = run_each(loaded(spec, chosen=chosen), [[1] * 64, list(range(60)), [4]])
     assert np.isfinite(vectors).all()
 
 

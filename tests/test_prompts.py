@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import engines
 import prompted
 import tiny_onnx
+from engines import OURS
 from prompted import CASES, END, LONGEST, TEXTS, byte_level
 from senryu import engine, models
 from senryu.engine import machine
@@ -71,16 +73,16 @@ def test_a_text_is_read_as_by_the_reference(
     assert {tokens.prompt_length for tokens in found} == {left_out}
 
 
+@pytest.mark.parametrize("chosen", OURS)
 @pytest.mark.parametrize(("name", "task"), ASKED)
 def test_a_text_behind_its_prompt_has_the_references_vector(
-    spec_of: Callable[[str], ModelSpec], name: str, task: Task
+    spec_of: Callable[[str], ModelSpec], name: str, task: Task, chosen: str
 ) -> None:
     spec = spec_of(name)
     texts = read(spec, task, CASES[name].texts)
     expected = GOLDEN[name][task]["vectors"]
     assert furthest(run_each(ReferenceEngine(spec), texts), expected) <= 5e-7
-    loaded = engine.load(spec, precision=Precision.F32, threads=1)
-    computed = run_each(loaded, texts)
+    computed = run_each(engines.load(spec, chosen), texts)
     assert furthest(computed, expected) <= 2e-6
     np.testing.assert_allclose(computed, expected, atol=1e-5)  # not normalised by anybody
 
@@ -95,13 +97,14 @@ def test_every_prompt_makes_another_vector(spec_of: Callable[[str], ModelSpec], 
     assert len({row.tobytes() for row in rows}) == len(rows)
 
 
+@pytest.mark.parametrize("chosen", OURS)
 @pytest.mark.parametrize("precision", NATIVE)
 @pytest.mark.parametrize("name", LEFT_OUT)
 def test_a_texts_bits_do_not_depend_on_the_prompts_of_its_batch(
-    spec_of: Callable[[str], ModelSpec], name: str, precision: Precision
+    spec_of: Callable[[str], ModelSpec], name: str, precision: Precision, chosen: str
 ) -> None:
     spec = spec_of(name)
-    loaded = engine.load(spec, precision=precision, threads=2)
+    loaded = engines.load(spec, chosen, precision, threads=2)
     texts = [text for task in Task for text in read(spec, task, (*TEXTS, "frog pond " * 7, "rain"))]
     assert len({text.prompt_length for text in texts}) > 1
     alone = run_each(loaded, texts)
@@ -118,12 +121,13 @@ def test_a_texts_bits_do_not_depend_on_the_prompts_of_its_batch(
                 assert rows.tobytes() == alone[together].tobytes()
 
 
+@pytest.mark.parametrize("chosen", OURS)
 @pytest.mark.parametrize("name", LEFT_OUT)
-def test_bf16_leaves_the_same_tokens_out(spec_of: Callable[[str], ModelSpec], name: str) -> None:
+def test_bf16_leaves_the_same_tokens_out(spec_of: Callable[[str], ModelSpec], name: str, chosen: str) -> None:
     if Precision.BF16 not in NATIVE:
         pytest.skip("the processor has no native bf16")
     spec = spec_of(name)
-    loaded = engine.load(spec, precision=Precision.BF16, threads=1)
+    loaded = engines.load(spec, chosen, Precision.BF16)
     for task in map(Task, CASES[name].prompts):
         exact = np.array(GOLDEN[name][task]["vectors"])
         given = run_each(loaded, read(spec, task, CASES[name].texts))
@@ -132,12 +136,12 @@ def test_bf16_leaves_the_same_tokens_out(spec_of: Callable[[str], ModelSpec], na
 
 
 @pytest.mark.parametrize("pooling", list(Pooling))
-@pytest.mark.parametrize("chosen", ["openvino", "reference"])
+@pytest.mark.parametrize("chosen", [*OURS, "reference"])
 def test_a_text_that_is_prompt_alone_has_zeros_but_for_its_first_token(
     spec_of: Callable[[str], ModelSpec], pooling: Pooling, chosen: str
 ) -> None:
     spec = spec_of(f"left-out-{pooling.value}")
-    loaded = engine.load(spec, precision=Precision.F32, threads=1, engine=chosen)
+    loaded = engines.load(spec, chosen)
     ids = np.array([2, 111, 67, 3], np.int32)
     rows = loaded.run(Batch(np.tile(ids, 3), np.full(3, 4, np.int32), np.array([0, 4, 9], np.int32)))
     if pooling is Pooling.CLS:

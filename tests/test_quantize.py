@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+import engines
+from engines import OURS
 from senryu import bench, calibration, engine, models, quantization
 from senryu.calibration import FEWEST_TEXTS, HELD_BACK, MOST_TEXTS
 from senryu.cli import main
@@ -295,7 +297,7 @@ def test_only_a_part_of_many_texts_is_used_and_that_is_said(
 def test_a_processor_without_such_instructions_is_told_at_once(
     command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "_processor_flags", lambda: frozenset({"avx2"}))
+    monkeypatch.setattr(machine, "processor_flags", lambda: frozenset({"avx2"}))
     result = command(folder)
     assert result.exit_code == 1
     assert "precision 'int8' is not native on this processor" in result.stderr
@@ -399,14 +401,17 @@ def test_the_shipped_calibration_is_the_one_that_the_command_makes(
 
 @pytest.mark.model
 @needs_int8
-def test_the_default_model_in_int8_keeps_what_its_calibration_states(default_spec: ModelSpec) -> None:
+@pytest.mark.parametrize("chosen", OURS)
+def test_the_default_model_in_int8_keeps_what_its_calibration_states(
+    default_spec: ModelSpec, chosen: str
+) -> None:
     tokenizer = Tokenizer(default_spec)
     held_back = calibration.built_in().held_back
     tokens = tokenizer.encode_now(held_back, Task.SEARCH_DOCUMENT, Truncate.END)
     tokenizer.close()
     vectors = {}
     for precision in (Precision.F32, Precision.INT8):
-        loaded = engine.load(default_spec, precision=precision, threads=2)
+        loaded = engines.load(default_spec, chosen, precision, threads=2)
         vectors[precision] = quantization.embed_together(loaded, tokens)
     stated = loaded.loss
     assert stated is not None

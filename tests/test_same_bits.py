@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,22 @@ def by_cohere(version: int, wanted: list[str] | None, *, parts: bool = False) ->
     return ask
 
 
+@pytest.fixture(scope="module", params=["auto", "openvino"])
+def served(
+    request: pytest.FixtureRequest,
+    tiny_server: Server,
+    tiny_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Server]:
+    """Servers of the tiny model, by the engine that is taken by itself and by another."""
+    if request.param == "auto":
+        yield tiny_server
+        return
+    env = {"SENRYU_ENGINE": request.param}
+    with Server(tmp_path_factory.mktemp(request.param) / "home", tiny_folder, env=env) as server:
+        yield server
+
+
 WAYS = {
     **{f"{path} {how}": by_openai(path, how) for path in OPENAI_PATHS for how in ("raw", "float", "base64")},
     "v1": by_cohere(1, None),
@@ -64,36 +81,34 @@ WAYS = {
 
 @pytest.mark.parametrize("task", FOUR_PROMPTS)
 @pytest.mark.parametrize("way", WAYS)
-def test_a_text_has_the_same_bits_by_every_way(tiny_server: Server, way: str, task: str) -> None:
-    expected = tiny_server.embed(TEXTS, input_type=task, encoding_format="base64").floats()
-    assert WAYS[way](tiny_server, task).tobytes() == expected.tobytes()
+def test_a_text_has_the_same_bits_by_every_way(served: Server, way: str, task: str) -> None:
+    expected = served.embed(TEXTS, input_type=task, encoding_format="base64").floats()
+    assert WAYS[way](served, task).tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("task", FOUR_PROMPTS)
 @pytest.mark.parametrize("path", OPENAI_PATHS)
 def test_a_text_and_its_token_ids_have_the_same_bits(
-    tiny_server: Server, tiny_reference: Reference, path: str, task: str
+    served: Server, tiny_reference: Reference, path: str, task: str
 ) -> None:
     texts = TEXTS[:4]
     ids = [tiny_reference.all_ids(text)[1:-1] for text in texts]
-    asked = {"model": tiny_server.model_id, "input_type": task, "encoding_format": "base64"}
-    by_text = tiny_server.post({**asked, "input": texts}, path)
-    by_ids = tiny_server.post({**asked, "input": ids}, path)
+    asked = {"model": served.model_id, "input_type": task, "encoding_format": "base64"}
+    by_text = served.post({**asked, "input": texts}, path)
+    by_ids = served.post({**asked, "input": ids}, path)
     assert by_ids.embeddings() == by_text.embeddings()
     assert by_ids.json()["usage"] == by_text.json()["usage"]
     for header in ("x-senryu-truncated", "x-senryu-unknown-tokens"):
         assert by_ids.headers[header] == by_text.headers[header] != "0"
-    (alone,) = tiny_server.post({**asked, "input": ids[1]}, path).embeddings()
+    (alone,) = served.post({**asked, "input": ids[1]}, path).embeddings()
     assert alone == by_text.embeddings()[1]
 
 
-def test_many_texts_in_one_request_have_the_bits_of_few(tiny_server: Server) -> None:
+def test_many_texts_in_one_request_have_the_bits_of_few(served: Server) -> None:
     texts = [f"frog {number} " + "pond " * (number % 60) for number in range(700)]
-    body = {"model": tiny_server.model_id, "input": texts, "encoding_format": "base64"}
-    together = tiny_server.post(body, "/openai/v1/embeddings").embeddings()
-    few = [
-        tiny_server.embed(texts[start : start + 50], encoding_format="base64") for start in range(0, 700, 50)
-    ]
+    body = {"model": served.model_id, "input": texts, "encoding_format": "base64"}
+    together = served.post(body, "/openai/v1/embeddings").embeddings()
+    few = [served.embed(texts[start : start + 50], encoding_format="base64") for start in range(0, 700, 50)]
     assert together == [row for answer in few for row in answer.embeddings()]
-    raw = tiny_server.post({**body, "encoding_format": "float"}, "/openai/v1/embeddings").embeddings()
+    raw = served.post({**body, "encoding_format": "float"}, "/openai/v1/embeddings").embeddings()
     assert from_numbers(raw).tobytes() == from_base64(together).tobytes()

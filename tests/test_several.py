@@ -106,12 +106,12 @@ def test_a_model_that_is_provisioned_while_the_server_runs_is_loaded_when_it_is_
 def test_models_that_do_not_fit_in_memory_are_refused_at_the_start(
     folders: list[Path], tmp_path: Path
 ) -> None:
-    command = [*program(), "serve", "--port", "0", "--memory-mib", "16", "--model", str(folders[0])]
+    command = [*program(), "serve", "--port", "0", "--memory-mib", "1", "--model", str(folders[0])]
     done = subprocess.run(
         command, env=environment(tmp_path), cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "'tiny-narrow' needs about" in done.stderr
-    assert "of the 16 MiB" in done.stderr
+    assert "of the 1 MiB" in done.stderr
     assert "--memory-mib" in done.stderr

@@ -22,7 +22,7 @@ from senryu.dialects import heroku
 from senryu.engine import Engine
 from senryu.engine.machine import processor_name
 from senryu.engine.model import Model
-from senryu.engine.peak import MatrixProducts
+from senryu.engine.peak import matrix_products
 from senryu.engine.weights import Weights
 from senryu.errors import ModelError
 from senryu.models import ModelSpec
@@ -36,8 +36,6 @@ QUERY_OUTPUT_TYPES = (OutputType.FLOAT, OutputType.INT8)
 
 SLOT_SECONDS = 0.04  # that a rate is measured for at a time, or for one run if that takes longer
 QUERY_SECONDS = 0.06  # that lone queries are asked for at a time, one after the other
-# Rows of a product that all threads share, and of products that run one a thread: the faster is the peak.
-WIDE_TOKENS, NARROW_TOKENS = 1024, 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +106,8 @@ def run(spec: ModelSpec, engine: Engine, tokenizer: Tokenizer, *, threads: int, 
         cells = _cells(spec, engine, callers)
         products = _products(shapes, engine.precision, threads, callers)
         queries = [LoneQuery(spec, engine, tokenizer, output_type) for output_type in QUERY_OUTPUT_TYPES]
-        in_rounds(_order(cells, [*(each for pair in products.values() for each in pair), *queries]), seconds)
-    peak = _peak(shapes, {shape: max(pair, key=lambda each: each.rate) for shape, pair in products.items()})
+        in_rounds(_order(cells, [*(each for ways in products.values() for each in ways), *queries]), seconds)
+    peak = _peak(shapes, {shape: max(ways, key=lambda each: each.rate) for shape, ways in products.items()})
     return Report(
         model=spec.id,
         engine=engine.name,
@@ -137,7 +135,7 @@ class LinearLayers:
         self.shapes: list[tuple[int, int]] = []
 
     def linear(self, name: str, x: None, *, bias: bool = True, part: tuple[int, int] = (0, 1)) -> None:
-        outputs, inputs = self._weights[f"{name}.weight"].shape
+        outputs, inputs = self._weights.shape(f"{name}.weight")
         self.shapes.append((outputs // part[1], inputs))
 
     def __getattr__(self, operation: str) -> Callable[..., None]:
@@ -307,17 +305,13 @@ def _order(cells: dict[tuple[int, int], Rate], others: Sequence[Trial]) -> list[
 
 def _products(
     shapes: Iterable[tuple[int, int]], precision: Precision, threads: int, callers: Executor
-) -> dict[tuple[int, int], tuple[Rate, Rate]]:
-    """Two trials per shape: one product on all threads, and a product on each thread."""
-
-    def trial(shape: tuple[int, int], tokens: int, streams: int) -> Rate:
-        products = MatrixProducts(
-            *shape, tokens=tokens, precision=precision, threads=threads, streams=streams
-        )
-        return Rate(products.run, products.flops, streams, callers)
-
+) -> dict[tuple[int, int], list[Rate]]:
+    """Trials per shape: each way in which a library here may compute its products."""
     return {
-        shape: (trial(shape, WIDE_TOKENS, 1), trial(shape, NARROW_TOKENS, threads))
+        shape: [
+            Rate(each.run, each.flops, each.streams, callers)
+            for each in matrix_products(*shape, precision=precision, threads=threads)
+        ]
         for shape in sorted({either_way(shape) for shape in shapes})
     }
 

@@ -202,7 +202,7 @@ class Settings:
     )
     memory_mib: int | None = _setting(
         None,
-        _integer(16, 1 << 30),
+        _integer(1, 1 << 30),
         "Memory for models, in MiB; by default four fifths of what the machine or the cgroup has.",
         "SENRYU_MEMORY_MIB",
     )
@@ -220,8 +220,8 @@ class Settings:
     )
     engine: str = _setting(
         "auto",
-        _choice("auto", "openvino", "exported", "reference"),
-        "What computes: openvino runs our encoders, exported the graph that the model's repository ships.",
+        _choice("auto", "native", "openvino", "exported", "reference"),
+        "What computes: our kernels (native) or openvino our encoders, exported the graph that a repository ships.",
         "SENRYU_ENGINE",
     )
     precision: str = _setting(

@@ -98,9 +98,9 @@ class Progress(Protocol):
 def check(spec: ModelSpec) -> None:
     """Raise SettingError if this processor, ModelError if this model cannot have int8."""
     engine.choose_precision(Precision.INT8.value)
-    if (chosen := engine.choose_engine(spec)) != "openvino":
+    if not engine.is_ours(spec):
         raise ModelError(
-            f"{spec.id}: {spec.folder}: is computed by its {chosen} graph, whose layers cannot be quantised; "
+            f"{spec.id}: {spec.folder}: is computed by its exported graph, whose layers cannot be quantised; "
             "int8 needs weights in safetensors and an architecture that has an encoder here."
         )
 
@@ -125,7 +125,7 @@ def quantise(spec: ModelSpec, texts: Texts, *, threads: int, seconds: float, pro
             vectors[precision] = embed_together(loaded, held_back)
         losses = {p: measure_loss(vectors[Precision.F32], given) for p, given in vectors.items()}
         progress.step(f"measuring speed for {seconds:g} s")
-        measured = _measure(engines, losses, held_back, seconds)
+        measured = _measure(engines, losses, held_back, seconds, spec.max_seq_length)
     return Report(replace(calibration, loss=losses[Precision.INT8]), texts, left, measured)
 
 
@@ -286,11 +286,16 @@ def _measure(
     losses: Mapping[Precision, Loss],
     texts: Sequence[Tokens],
     seconds: float,
+    longest: int,
 ) -> tuple[Measured, ...]:
-    """Measure all engines in turn, so that a machine that is slow for a while is slow for each of them."""
+    """Measure all engines in turn, so that a machine that is slow for a while is slow for each of them.
+
+    No text has more than `longest` tokens, what the model reads.
+    """
     ids = np.concatenate([text.ids for text in texts])
 
     def batch(count: int, length: int) -> Batch:
+        length = min(length, longest)
         return Batch(np.resize(ids, count * length), np.full(count, length, np.int32))
 
     with ThreadPoolExecutor(max(loaded.streams for loaded in engines.values())) as callers:

@@ -166,7 +166,7 @@ def check_files(folder: Path, pins: Mapping[str, str], others: Sequence[str] = (
 
 def precisions_of(spec: ModelSpec) -> tuple[Precision, ...]:
     """Return what a model can be computed in here: the native precisions, and int8 where it has a calibration."""
-    has_int8 = multiplies_int8() and engine.choose_engine(spec) == "openvino" and int8.is_calibrated(spec)
+    has_int8 = multiplies_int8() and engine.is_ours(spec) and int8.is_calibrated(spec)
     return (*native_precisions(), Precision.INT8) if has_int8 else native_precisions()
 
 
@@ -227,7 +227,7 @@ def computed(spec: ModelSpec, tokenizer: Tokenizer, texts: int = COMPUTED_HERE) 
 
     Raises ModelError if the model's files do not fit each other.
     """
-    if engine.choose_engine(spec) == "exported":
+    if not engine.is_ours(spec):
         return None
     reference = engine.load(spec, precision=Precision.F32, threads=1, engine="reference")
     chosen = TEXTS[:texts]
@@ -281,13 +281,15 @@ def embed_together(loaded: Engine, texts: Sequence[Tokens]) -> Vectors:
 def _groups(loaded: Engine, texts: Sequence[Tokens], order: Sequence[int]) -> Iterator[list[int]]:
     rest = iter(order)
     group = list(islice(rest, 1))
+    tokens = len(texts[group[0]].ids)
     for index in rest:
-        bucket = loaded.bucket(len(texts[index].ids))
-        same = bucket == loaded.bucket(len(texts[group[0]].ids))
-        if not same or bucket * (len(group) + 1) > BATCH_TOKENS:
+        length = len(texts[index].ids)
+        same = loaded.bucket(length) == loaded.bucket(len(texts[group[0]].ids))
+        if not same or tokens + length > BATCH_TOKENS:
             yield group
-            group = []
+            group, tokens = [], 0
         group.append(index)
+        tokens += length
     yield group
 
 

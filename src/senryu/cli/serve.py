@@ -137,7 +137,7 @@ def _shelf(specs: list[Any], first: Future[Any], precision: Any, settings: Setti
         specs,
         load,
         lambda model_id: models.find_pulled(model_id, settings.paths.models) if settings.on_demand else None,
-        needs=lambda spec: engine.memory_bytes(spec, precision, streams),
+        needs=lambda spec: engine.memory_bytes(spec, precision, streams, settings.engine),
         memory_bytes=settings.memory_mib * MIB if settings.memory_mib else usable_memory() * 4 // 5,
     )
 

@@ -1,10 +1,11 @@
-"""`senryu version`: what is installed, as the package metadata has it. Imports none of what it names."""
+"""`senryu version`: what is installed, by the package metadata and by name. Imports none of what it names."""
 
 from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
+from pathlib import Path
 
 import click
 
@@ -13,6 +14,7 @@ from senryu.cli.output import as_json
 
 SHOWN = ("openvino", "tokenizers")  # the packages whose version can change a vector
 NOT_INSTALLED = "not installed"
+KERNELS = Path(__file__).parents[1] / "engine" / "kernels" / "senryu_kernels.so"
 
 
 @click.command()
@@ -30,8 +32,9 @@ def version(json_: bool = False) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Return versions by package."""
-    return {"senryu": __version__, "python": platform.python_version()} | {n: _installed(n) for n in SHOWN}
+    """Return versions by package, and whether our own kernels are built."""
+    ours = {"senryu": __version__, "kernels": "built" if KERNELS.exists() else "not built"}
+    return ours | {"python": platform.python_version()} | {name: _installed(name) for name in SHOWN}
 
 
 def _installed(name: str) -> str:

@@ -5,15 +5,17 @@ An engine knows one model's weights and the machine; nothing of requests, keys, 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, Protocol
 
 from senryu import encoders
+from senryu.engine import kernels
 from senryu.engine.batches import batch_of
 from senryu.engine.int8 import Loss
-from senryu.engine.machine import multiplies_int8, native_precisions
-from senryu.engine.memory import of_encoder, of_graph, of_tokenizer
+from senryu.engine.machine import has_tiles, multiplies_int8, native_precisions
+from senryu.engine.memory import of_graph, of_native, of_openvino, of_tokenizer
 from senryu.errors import ModelError, SettingError
 from senryu.models import ModelSpec, find_export, needs_own_code
 from senryu.types import Batch, Precision, Vectors
@@ -25,9 +27,12 @@ __all__ = [
     "choose_engine",
     "choose_precision",
     "computes",
+    "is_ours",
     "load",
     "memory_bytes",
 ]
+
+logger = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
@@ -39,13 +44,15 @@ class Engine(Protocol):
     reproducible: bool
     #: How many batches run side by side; more callers than that only wait.
     streams: int
+    #: How long a batch should take: long enough for nearly the best rate, so short that nobody waits long behind one.
+    batch_seconds: float
     #: What int8 was measured to cost, where it runs.
     loss: Loss | None
     #: Everything about this engine and machine that decides bits: goes into the fingerprint.
     signature: str
 
     def bucket(self, length: int) -> int:
-        """Return the bucket of a text of `length` tokens, at least `length`; texts of one bucket may share a batch."""
+        """Return the bucket of a text of `length` tokens; texts of one bucket may share a batch."""
         ...
 
     def computed(self, tokens: int) -> int:
@@ -67,6 +74,7 @@ class Engine(Protocol):
 # NOTE: imported by name only when chosen, so that no engine's framework is loaded without need.
 ENGINES = {
     "exported": "senryu.engine.exported:ExportedEngine",
+    "native": "senryu.engine.native:NativeEngine",
     "openvino": "senryu.engine.openvino:OpenVinoEngine",
     "reference": "senryu.engine.reference:ReferenceEngine",
 }
@@ -87,11 +95,17 @@ def choose_precision(wanted: str) -> Precision:
     return Precision(wanted)
 
 
-def choose_engine(spec: ModelSpec) -> str:
-    """Choose our own encoder where one computes the model, else the graph that its repository ships."""
-    if not find_export(spec.folder):
-        return "openvino"
-    return "openvino" if spec.weight_files and computes(spec.config) else "exported"
+def choose_engine(spec: ModelSpec, precision: Precision) -> str:
+    """Choose our own encoder where one computes the model, by our own kernels where nothing here is faster."""
+    if not is_ours(spec):
+        return "exported"
+    # NOTE: our kernels multiply by vectors; where there are tiles, OpenVINO takes them.
+    return "native" if kernels.run(precision) and not has_tiles(precision) else "openvino"
+
+
+def is_ours(spec: ModelSpec) -> bool:
+    """Tell whether an encoder of ours computes a model, or else the graph that its repository ships."""
+    return not find_export(spec.folder) or (bool(spec.weight_files) and computes(spec.config))
 
 
 def computes(config: Mapping[str, Any]) -> bool:
@@ -108,22 +122,35 @@ def computes(config: Mapping[str, Any]) -> bool:
 
 def load(spec: ModelSpec, *, precision: Precision, threads: int, engine: str = "auto") -> Engine:
     """Load a model into an engine. Raises ModelError if its files do not fit the architecture or the engine."""
-    chosen = choose_engine(spec) if engine == "auto" else engine
+    chosen = choose_engine(spec, precision) if engine == "auto" else engine
     if chosen != "exported":
         _check_ours(spec, chosen)
-    module, _, attribute = ENGINES[chosen].partition(":")
+    try:
+        return _open(chosen, spec, precision, threads)
+    except kernels.NotComputed as error:
+        if engine != "auto":
+            raise SettingError(f"engine: {error} Take 'auto' or 'openvino'.") from None
+        logger.info("%s: %s OpenVINO computes it.", spec.id, error)
+        return _open("openvino", spec, precision, threads)
+
+
+def _open(name: str, spec: ModelSpec, precision: Precision, threads: int) -> Engine:
+    module, _, attribute = ENGINES[name].partition(":")
     loaded: Engine = getattr(import_module(module), attribute)(spec, precision=precision, threads=threads)
     return loaded
 
 
-def memory_bytes(spec: ModelSpec, precision: Precision, streams: int) -> int:
+def memory_bytes(spec: ModelSpec, precision: Precision, streams: int, engine: str = "auto") -> int:
     """Return about how many bytes a loaded model takes for itself; what is mapped from its files is not counted.
 
     Raises ModelError for files that cannot be served.
     """
+    chosen = choose_engine(spec, precision) if engine == "auto" else engine
     export = find_export(spec.folder)
-    if export and choose_engine(spec) == "exported":
+    if export and chosen == "exported":
         return of_graph(spec, export, precision, streams) + of_tokenizer(spec)
+    _check_ours(spec, chosen)
+    of_encoder = of_native if chosen == "native" else of_openvino
     return of_encoder(spec, precision, streams) + of_tokenizer(spec)
 
 

@@ -50,6 +50,7 @@ class ExportedEngine:
     """One exported graph compiled for the processor; up to `streams` batches run side by side."""
 
     name = "exported"
+    batch_seconds = 0.025
     loss: Loss | None = None
 
     def __init__(self, spec: ModelSpec, *, precision: Precision, threads: int) -> None:

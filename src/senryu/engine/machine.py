@@ -87,17 +87,26 @@ def _memory_limit(folder: Path) -> int | None:
 
 def native_precisions() -> tuple[Precision, ...]:
     """Return the precisions that the processor computes natively, the fastest first."""
-    if _processor_flags() & _BF16_FLAGS:
+    if processor_flags() & _BF16_FLAGS:
         return (Precision.BF16, Precision.F32)
     return (Precision.F32,)
 
 
 def multiplies_int8() -> bool:
     """Tell whether the processor multiplies 8-bit integers faster than what `native_precisions` names."""
-    return bool(_processor_flags() & _INT8_FLAGS)
+    return bool(processor_flags() & _INT8_FLAGS)
 
 
-def _processor_flags() -> frozenset[str]:
+# Under these, a processor multiplies whole tiles at once, many times as fast as by vectors.
+_TILE_FLAGS = {Precision.BF16: "amx_bf16", Precision.INT8: "amx_int8"}
+
+
+def has_tiles(precision: Precision) -> bool:
+    """Tell whether the processor has tiles (Intel's AMX) for a precision."""
+    return _TILE_FLAGS.get(precision) in processor_flags()
+
+
+def processor_flags() -> frozenset[str]:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

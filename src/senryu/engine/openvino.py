@@ -52,6 +52,7 @@ class OpenVinoEngine:
 
     name = "openvino"
     reproducible = True
+    batch_seconds = 0.025
 
     def __init__(self, spec: ModelSpec, *, precision: Precision, threads: int) -> None:
         """Build and compile. Raises ModelError for files that do not fit, SettingError for the precision."""

@@ -162,6 +162,7 @@ class ReferenceEngine:
     name = "reference"
     precision = Precision.F32
     reproducible = True
+    batch_seconds = 0.025
     streams = 1
     loss = None
     signature = f"reference numpy-{np.__version__} float64"

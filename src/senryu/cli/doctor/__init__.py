@@ -24,6 +24,7 @@ CHECKS = (
     "places:files",
     "places:disk",
     "machine:processor",
+    "machine:engine",
     "machine:memory",
     "serving:models",
     "accounts:database",

@@ -11,19 +11,28 @@ from senryu.cli.doctor.finding import Finding, Installation, ok, warning, wrong
 from senryu.cli.times import in_words, shown
 from senryu.cli.version import NOT_INSTALLED, versions
 from senryu.config import Settings
-from senryu.engine import choose_precision, memory_bytes
+from senryu.engine import choose_engine, choose_precision, kernels, memory_bytes
 from senryu.engine.machine import (
     cgroup_quota,
+    has_tiles,
     native_precisions,
+    processor_flags,
     processor_name,
     usable_memory,
     usable_threads,
 )
 from senryu.errors import ModelError, SettingError
-from senryu.models import resolve
+from senryu.models import ModelSpec, resolve
+from senryu.types import Precision
 
 MIB = 1 << 20
 WRITTEN = datetime(2026, 1, 1, tzinfo=UTC)  # no clock that is right says less
+ENGINES = {
+    "native": "our own kernels",
+    "openvino": "OpenVINO",
+    "exported": "OpenVINO, by the graph of its repository",
+    "reference": "the reference in float64, which is slow",
+}
 SLACK = timedelta(minutes=1)  # between the clocks of machines that share a database
 
 
@@ -62,6 +71,32 @@ def _threads(threads: int) -> str:
     return f"{threads} of {os.cpu_count()} threads are ours{limit}"
 
 
+def engine(installation: Installation) -> Iterator[Finding]:
+    """Say what computes each model, and whether our kernels are missing where the processor could run them."""
+    settings = installation.settings
+    with suppress(SettingError):
+        precision = choose_precision(settings.precision)
+        chosen = {
+            spec.id: choose_engine(spec, precision) if settings.engine == "auto" else settings.engine
+            for spec in _models(settings)
+        }
+        found = ", ".join(f"{model_id}: {ENGINES[name]}" for model_id, name in chosen.items())
+        if settings.engine in ("auto", "native") and _lacks_kernels(precision):
+            yield warning(
+                "engine",
+                f"{found or 'no model is here yet'}; this processor could run our own kernels, which are not built",
+                "`make serve` builds them: apt install gcc libc6-dev, or let it fetch a compiler",
+            )
+        elif found:
+            yield ok("engine", found)
+
+
+def _lacks_kernels(precision: Precision) -> bool:
+    """Tell whether it is the library alone that is missing."""
+    could = "avx512f" in processor_flags() and not has_tiles(precision)
+    return could and not kernels.LIBRARY.exists()
+
+
 def memory(installation: Installation) -> Iterator[Finding]:
     """Check that the models that are served from the start have room in the memory that all models may have."""
     settings, total = installation.settings, usable_memory()
@@ -79,12 +114,16 @@ def memory(installation: Installation) -> Iterator[Finding]:
 
 def _needs(settings: Settings) -> Iterator[int]:
     streams = settings.threads or usable_threads()
+    for spec in _models(settings):
+        with suppress(ModelError, SettingError):
+            yield memory_bytes(spec, choose_precision(settings.precision), streams, settings.engine)
+
+
+def _models(settings: Settings) -> Iterator[ModelSpec]:
     for name in settings.models:
         # NOTE: what cannot be loaded is told of by the checks of the processor and of the models
-        with suppress(ModelError, SettingError):
-            yield memory_bytes(
-                resolve(name, settings.paths.models), choose_precision(settings.precision), streams
-            )
+        with suppress(ModelError):
+            yield resolve(name, settings.paths.models)
 
 
 def clock(installation: Installation) -> Iterator[Finding]:

@@ -1,12 +1,8 @@
 // Softmax attention of the tokens of one text, head by head, six queries at a time against all keys that they see.
 // Knows one text; no padding, no mask in memory: what is not seen is not computed, or counts as nothing.
 #pragma once
-#include "plan.h"
+#include "rows.h"
 #include "tiles.h"
-
-static inline long up(long count, long unit) { return (count + unit - 1) / unit * unit; }
-static inline long least(long a, long b) { return a < b ? a : b; }
-static inline long most(long a, long b) { return a > b ? a : b; }
 
 typedef struct {
     const char *queries, *keys, *values;  // first row of the text, this head's first channel
@@ -152,7 +148,7 @@ INLINE __mmask16 of_span(span s, long key) {
 // Turn the scores from `all.begin` to `all.end`, multiples of 16, into shares; returns what they add up to.
 static float shares_of(const head_of_text *h, float *scores, long query, span all, char *shares) {
     span s = seen_by(h, query);
-    __m512 top = splat(-3e38f);
+    __m512 top = splat(-INFINITE);
     for (long key = all.begin; key < all.end; key += 16) {
         __mmask16 mask = of_span(s, key);
         __m512 x = score(h, scores, query, key, mask);
@@ -169,7 +165,7 @@ static float shares_of(const head_of_text *h, float *scores, long query, span al
     return _mm512_reduce_add_ps(total);
 }
 
-// Compute up to six queries of one head; calls `store(to, row, channel, vector)` of the file that includes this one.
+// Compute up to six queries of one head, and store them from `row` and `channel` on.
 static void attend(const head_of_text *h, const attention_scratch *s, long query, int rows, const store *to, long row,
                    long channel) {
     long keys = up(h->tokens, COLUMNS), head_words = words_of(h->format, h->head);

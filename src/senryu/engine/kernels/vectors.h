@@ -14,13 +14,21 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+static inline long up(long count, long unit) { return (count + unit - 1) / unit * unit; }
+static inline long least(long a, long b) { return a < b ? a : b; }
+static inline long most(long a, long b) { return a > b ? a : b; }
+
+#define INFINITE __builtin_inff()
+
 INLINE __m512 splat(float x) { return _mm512_set1_ps(x); }
 
 INLINE __mmask16 first(long count) { return count >= 16 ? 0xffff : (__mmask16)((1u << count) - 1); }
 
-// 2^(x · log2 e), relative error 2e-7; below −87 as at −87.
+// NOTE: of a number and a NaN, max and min give the second operand: where a NaN must come through, it stands there.
+
+// 2^(x · log2 e), relative error 2e-7; below −87 as at −87, infinity above 89.
 INLINE __m512 exponential(__m512 x) {
-    x = _mm512_max_ps(x, splat(-87.0f));
+    x = _mm512_min_ps(splat(89.0f), _mm512_max_ps(splat(-87.0f), x));
     const __m512 log2e = splat(1.44269504f);
     __m512 whole = _mm512_roundscale_ps(_mm512_mul_ps(x, log2e), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __m512 rest = _mm512_fmsub_ps(x, log2e, whole);
@@ -41,7 +49,8 @@ INLINE __m512 gelu(__m512 x) {
         -1.339627709e-02f, 1.867415383e-02f,  -2.524299175e-02f, 3.211838380e-02f,  -3.959507123e-02f,
         4.926192760e-02f,  -6.651831418e-02f, 1.333925873e-01f,
     };
-    __m512 near = _mm512_max_ps(_mm512_min_ps(x, splat(5.3f)), splat(-5.3f));
+    x = _mm512_max_ps(splat(-5.3f), x);  // below, Φ is less than its own error
+    __m512 near = _mm512_min_ps(splat(5.3f), x);
     __m512 z = _mm512_fmsub_ps(_mm512_mul_ps(near, near), splat(2.0f / (5.3f * 5.3f)), splat(1.0f));
     __m512 sum = splat(-6.520268507e-04f);
 #pragma GCC unroll 16
@@ -72,7 +81,7 @@ INLINE __m512 activate(int kind, __m512 x) {
     switch (kind) {
         case 1: return gelu(x);
         case 2: return gelu_tanh(x);
-        case 3: return _mm512_max_ps(x, splat(0.0f));
+        case 3: return _mm512_max_ps(splat(0.0f), x);
         case 4: return _mm512_mul_ps(x, sigmoid(x));
         case 5: return hyperbolic_tangent(x);
     }

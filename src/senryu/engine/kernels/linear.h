@@ -1,0 +1,96 @@
+// A linear layer over a block of rows: tiles, and what is done to their sums before they are stored.
+// Knows packed weights and formats; no neighbouring layer.
+#pragma once
+#include "run.h"
+#include "tiles.h"
+
+// What is done with the sums of a tile before they are stored: (activation(sum · scale + bias) · third) + second.
+typedef struct {
+    const step *step;
+    const store *to;
+    rows_of added, factors;
+} ending;
+
+INLINE __m512 finished(const ending *e, int activation, __m512 sum, long column, __mmask16 mask, long row) {
+    const step *s = e->step;
+    if (s->in_format == U8) sum = _mm512_cvtepi32_ps(_mm512_castps_si512(sum));
+    if (s->scale) sum = _mm512_mul_ps(sum, _mm512_loadu_ps(s->scale + column));
+    if (s->bias) sum = _mm512_add_ps(sum, _mm512_loadu_ps(s->bias + column));
+    sum = activate(activation, sum);
+    if (e->factors.base) sum = _mm512_mul_ps(sum, _mm512_maskz_loadu_ps(mask, row_at(e->factors, row) + column));
+    if (e->added.base) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, row_at(e->added, row) + column));
+    return sum;
+}
+
+// A row of a whole panel, `x` from `column`.
+INLINE void store_panel(const store *to, long row, long column, const __m512 *x) {
+    if (to->out[F32]) {
+        float *out = (float *)(to->out[F32] + row * to->stride[F32]) + column;
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; v++) _mm512_storeu_ps(out + v * 16, x[v]);
+    }
+    if (to->out[BF16]) {
+        char *out = to->out[BF16] + row * to->stride[BF16] + 2 * column;
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; v += 2)
+            _mm512_storeu_si512(out + v * 32, (__m512i)_mm512_cvtne2ps_pbh(x[v + 1], x[v]));
+    }
+    if (to->out[U8]) {
+        char *out = to->out[U8] + row * to->stride[U8] + column;
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; v++) {
+            __m512 scale = _mm512_loadu_ps(to->u8_scale + column + v * 16);
+            __m512 shift = _mm512_loadu_ps(to->u8_shift + column + v * 16);
+            _mm_storeu_si128((__m128i *)(out + v * 16), to_u8(x[v], scale, shift));
+        }
+    }
+}
+
+INLINE void end_tile(const ending *e, int activation, const float *block, long begin, long end, long column) {
+    long width = e->step->outputs;
+    if (column + COLUMNS <= width) {
+        for (long row = begin; row < end; row++, block += COLUMNS) {
+            __m512 x[VECTORS];
+#pragma GCC unroll 4
+            for (int v = 0; v < VECTORS; v++)
+                x[v] = finished(e, activation, _mm512_load_ps(block + v * 16), column + v * 16, 0xffff, row);
+            store_panel(e->to, row, column, x);
+        }
+        return;
+    }
+    for (long row = begin; row < end; row++, block += COLUMNS)
+        for (long c = column; c < width; c += 16)
+            store_vector(e->to, row, c, width,
+                         finished(e, activation, _mm512_load_ps(block + c - column), c, first(width - c), row));
+}
+
+// NOTE: an activation chosen in the innermost loop would be chosen for every vector.
+static void end_tile_by_activation(const ending *e, const float *block, long begin, long end, long column) {
+    switch (e->step->activation) {
+        case IDENTITY: end_tile(e, IDENTITY, block, begin, end, column); break;
+        case GELU: end_tile(e, GELU, block, begin, end, column); break;
+        default: end_tile(e, e->step->activation, block, begin, end, column);
+    }
+}
+
+// NOTE: the last two tiles share what is left, because a tile of one row alone waits for its sums.
+static long tile_end(long row, long end) {
+    long left = end - row;
+    return left > ROWS && left < 2 * ROWS ? row + (left + 1) / 2 : least(row + ROWS, end);
+}
+
+static void linear(const run *r, const step *s, const store *to, long begin, long end) {
+    rows_of in = rows_in(r, s->in);
+    ending e = {s, to, rows_in(r, s->second), rows_in(r, s->third)};
+    long words = s->inputs / per_word[s->in_format];
+    float block[ROWS * COLUMNS] __attribute__((aligned(64)));
+    for (long panel = 0; panel < s->outputs; panel += COLUMNS) {
+        const __m512i *weight = (const __m512i *)((const char *)s->weight + panel * words * 4);
+        for (long row = begin, next; row < end; row = next) {
+            next = tile_end(row, end);
+            tiles[s->in_format][next - row - 1][VECTORS - 1]((const int32_t *)(in.base + row * in.stride),
+                                                            in.stride / 4, weight, words, block);
+            end_tile_by_activation(&e, block, row, next, panel);
+        }
+    }
+}

@@ -1,0 +1,135 @@
+"""Our own kernels on the processor: lowers a model's description to a plan, and runs it over packed texts.
+
+Knows precision, arenas and streams; what a step computes is the kernels', what is fused plan.py's.
+"""
+
+from __future__ import annotations
+
+import queue
+
+import numpy as np
+from numpy.typing import NDArray
+
+from senryu.engine import int8, kernels
+from senryu.engine.batches import prompt_lengths
+from senryu.engine.kernels import BatchTable
+from senryu.engine.machine import processor_name
+from senryu.engine.model import Model
+from senryu.engine.native_ops import NativeOps
+from senryu.engine.plan import Formats, Planner
+from senryu.errors import EngineError, ModelError
+from senryu.models import ModelSpec
+from senryu.types import Batch, Precision, Vectors
+
+# NOTE: raise it with every change of what is computed, here, in plan or in the kernels: other sums are other bits.
+ARITHMETIC = 1
+
+# NOTE: any texts could run together, for nothing is padded. But then a short text's batch would be filled up with long
+# ones, and its answer would wait for them.
+_SHORTEST_BUCKET = 16
+
+# Of an arena, once it was used: what a long text took is given back.
+_KEPT_BYTES = 64 << 20
+
+
+class NativeEngine:
+    """One model as a plan; up to `streams` batches run side by side, each on the thread that asks."""
+
+    name = "native"
+    reproducible = True
+    batch_seconds = 0.012
+
+    def __init__(self, spec: ModelSpec, *, precision: Precision, threads: int) -> None:
+        """Pack the weights.
+
+        Raises ModelError for files that do not fit, kernels.NotComputed for a model that another engine computes.
+        """
+        _check_native(precision)
+        self.precision = precision
+        self.streams = threads
+        calibration = int8.find(spec) if precision is Precision.INT8 else None
+        self.loss = calibration.loss if calibration else None
+        between = kernels.between_products(precision)
+        windows = f" windows={calibration.fingerprint} {between.value}" if calibration else ""
+        self.signature = f"native-{ARITHMETIC} {precision.value}{windows} {processor_name()}"
+        self._include_prompt = spec.include_prompt
+        self._model = Model(spec)  # NOTE: kept, because steps read tables where they lie in its files
+        formats = Formats(kernels.FORMATS[between], kernels.FORMATS[between])
+        ops = _describe(self._model, spec)
+        self._positions, self._id_count = spec.max_seq_length, ops.id_count
+        planner = Planner(self._model.weights, formats, calibration.windows if calibration else {})
+        self._plan = planner.plan(ops.values, ops.values[-1], ops.padding_id)
+        self._model.weights.release()
+        self._arenas: queue.SimpleQueue[NDArray[np.uint8]] = queue.SimpleQueue()
+        for _ in range(self.streams):
+            self._arenas.put(kernels.aligned(0))
+        self._open = self.streams
+
+    def bucket(self, length: int) -> int:
+        return max(_SHORTEST_BUCKET, 1 << (length - 1).bit_length())
+
+    def computed(self, tokens: int) -> int:
+        return tokens
+
+    def run(self, batch: Batch) -> Vectors:
+        library = kernels.library()
+        arrays = [_int32(batch.input_ids), _int32(batch.lengths)]
+        if not self._include_prompt:
+            arrays.append(_int32(prompt_lengths(batch)))
+        longest = self._check(*arrays[:2])
+        tokens, texts = len(arrays[0]), len(arrays[1])
+        table = BatchTable(*[*(array.ctypes.data for array in arrays), None][:3], tokens, texts)
+        vectors = np.empty((texts, self._plan.width), np.float32)
+        arena = self._arenas.get()
+        try:
+            size = library.senryu_arena_bytes(self._plan.table, tokens, longest)
+            if len(arena) < size:
+                arena = kernels.aligned(size)
+            library.senryu_run(self._plan.table, table, arena.ctypes.data, vectors.ctypes.data)
+        finally:
+            self._arenas.put(arena if len(arena) <= _KEPT_BYTES else kernels.aligned(0))
+        return vectors
+
+    def _check(self, ids: NDArray[np.int32], lengths: NDArray[np.int32]) -> int:
+        """Return the longest text's length. Raises EngineError for what the kernels would read out of bounds."""
+        longest = int(lengths.max())
+        if longest > self._positions or int(lengths.min()) < 1 or int(lengths.sum()) != len(ids):
+            raise EngineError(
+                f"texts of {lengths.min()} to {longest} tokens; the model reads 1 to {self._positions}."
+            )
+        if int(ids.min()) < 0 or int(ids.max()) >= self._id_count:
+            raise EngineError(
+                f"token ids from {ids.min()} to {ids.max()}; the model has 0 to {self._id_count - 1}."
+            )
+        return longest
+
+    def close(self) -> None:
+        while self._open:
+            self._arenas.get()
+            self._open -= 1
+
+
+def _check_native(precision: Precision) -> None:
+    if not kernels.run(precision):
+        raise kernels.NotComputed(
+            f"our own kernels do not run in {precision.value} here: they need an x86-64 processor with AVX-512 (for "
+            f"bf16 avx512_bf16, for int8 avx512_vnni), and {kernels.LIBRARY.name}, which the installation builds."
+        )
+
+
+def _int32(array: NDArray[np.int32]) -> NDArray[np.int32]:
+    return np.ascontiguousarray(array, np.int32)
+
+
+def _describe(model: Model, spec: ModelSpec) -> NativeOps:
+    """Return the record of a model, whose last value is the vectors. Raises ModelError if its files do not fit."""
+    given = spec.config.get("vocab_size")
+    ops = NativeOps(model.weights, spec.max_seq_length, given if isinstance(given, int) else 0)
+    vectors = model.vectors(ops)
+    model.check_all_read()
+    if vectors.width != spec.dimensions:
+        raise ModelError(
+            f"{model.weights.path}: its shapes do not fit config.json: a vector has {vectors.width} numbers, where "
+            f"{spec.dimensions} are needed."
+        )
+    return ops
