@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -57,6 +58,11 @@ def origin(listening: socket.socket) -> str:
     return f"http://{host}:{port}"
 
 
+# NOTE: an engine's thread needs the interpreter between two batches. After Python's own 5 ms its processor would have
+# stood still for longer than a batch takes.
+SWITCH_SECONDS = 0.0003
+
+
 def raise_descriptor_limit() -> None:
     """Let this process have as many connections as the system allows it, not the few that it begins with."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -103,6 +109,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and tell that requests are answered from now on."""
         raise_descriptor_limit()
+        sys.setswitchinterval(SWITCH_SECONDS)
         await super().startup(sockets)
         if self.started:
             self._on_ready()
