@@ -105,7 +105,7 @@ def resource(model: str) -> Json:
         "weights": "sentence-transformers/all-MiniLM-L6-v2@1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
         "precision": "bf16",
         "precision_loss": None,
-        "engine": "openvino",
+        "engine": "native",
         "reproducible": True,
         "fingerprint": "3b1f0c9ad27e5a68",
     }
