@@ -38,7 +38,7 @@ def _plot_file(_: click.Context, __: click.Parameter, path: Path | None) -> Path
 @click.option(
     "--model", metavar="VALUE", help=f"Model to measure: a name or a folder.  [default: {DEFAULT_MODEL}]"
 )
-@click.option("--precision", metavar="VALUE", help="auto, f32 or bf16.  [default: auto]")
+@click.option("--precision", metavar="VALUE", help="auto, f32, bf16 or int8.  [default: auto]")
 @click.option("--threads", metavar="VALUE", help="Processor threads.  [default: all that we may use]")
 @click.option(
     "--seconds",

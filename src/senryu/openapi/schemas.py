@@ -205,7 +205,9 @@ _RESOURCE: Json = object_of(
             "description": "What int8 was measured to cost against f32, on texts that its calibration did not see: "
             "cosines, rank correlation, overlap of the ten nearest. Null for the other formats.",
         },
-        "engine": text("What runs the model."),
+        "engine": text(
+            "What runs the model: `native` are our own kernels; `exported` is its repository's graph."
+        ),
         "reproducible": {"type": "boolean", "description": "Whether the same text gives the same bits."},
         "fingerprint": text("As in `x-senryu-fingerprint`."),
     },

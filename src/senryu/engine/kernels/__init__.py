@@ -21,7 +21,7 @@ from senryu.types import Precision
 LIBRARY = Path(__file__).with_name("senryu_kernels.so")
 
 # What a library of other sources would misunderstand; plan.h's too.
-VERSION = 1
+VERSION = 2
 ALIGNMENT = 64
 COLUMNS = 64  # of a panel of a packed weight
 WORD = 4  # numbers of the narrowest format that are multiplied together
@@ -126,7 +126,7 @@ def library() -> Any:
     loaded.senryu_run.restype = None
     loaded.senryu_run.argtypes = (POINTER(PlanTable), POINTER(BatchTable), c_void_p, c_void_p)
     loaded.senryu_pack.restype = None
-    loaded.senryu_pack.argtypes = (c_int32, c_void_p, c_int64, c_int64, c_int64, c_void_p)
+    loaded.senryu_pack.argtypes = (c_int32, c_void_p, c_int64, c_int64, c_void_p)
     return loaded
 
 
@@ -159,5 +159,5 @@ def pack(of: Format, weight: NDArray[Any]) -> NDArray[np.uint8]:
     outputs, inputs = weight.shape
     weight = np.ascontiguousarray(weight)
     packed = aligned(-(-outputs // COLUMNS) * COLUMNS * inputs * of.bytes)
-    library().senryu_pack(of, weight.ctypes.data, outputs, inputs, inputs, packed.ctypes.data)
+    library().senryu_pack(of, weight.ctypes.data, outputs, inputs, packed.ctypes.data)
     return packed

@@ -142,27 +142,35 @@ EXPORT void senryu_run(const plan *p, const batch *b, char *arena, float *vector
                                   load(row_at(result, text), c, last->outputs));
 }
 
-static uint16_t rounded(float x) {
-    uint16_t low[16];
-    _mm256_storeu_si256((__m256i *)low, to_bf16(splat(x)));
-    return low[0];
+// To the nearest bf16, ties to even.
+static uint32_t rounded(float x) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &x, 4);
+    if (x != x) return 0x7fc0;
+    return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 
-// Lay a weight [outputs, inputs], rows `stride` numbers apart, out as panels of 64 outputs; `codes` are int8.
-EXPORT void senryu_pack(int32_t format, const void *weight, int64_t outputs, int64_t inputs, int64_t stride, char *to) {
-    long per = per_word[format], words = inputs / per;
-    for (long panel = 0; panel < outputs; panel += COLUMNS)
-        for (long word = 0; word < words; word++, to += 4 * COLUMNS)
-            for (long column = 0; column < COLUMNS * per; column++) {
-                long row = panel + column / per, at = row * stride + word * per + column % per;
-                int is_there = row < outputs;
-                if (format == U8) ((int8_t *)to)[column] = is_there ? ((const int8_t *)weight)[at] : 0;
-                if (format == F32) ((float *)to)[column] = is_there ? ((const float *)weight)[at] : 0.0f;
-                if (format == BF16) ((uint16_t *)to)[column] = is_there ? rounded(((const float *)weight)[at]) : 0;
-            }
+static int32_t word_of(int32_t format, const char *row, long word) {
+    int32_t bits;
+    if (format == BF16) {
+        const float *pair = (const float *)row + 2 * word;
+        return (int32_t)(rounded(pair[0]) | rounded(pair[1]) << 16);
+    }
+    __builtin_memcpy(&bits, row + 4 * word, 4);
+    return bits;
 }
 
-EXPORT int32_t senryu_plan_version(void) { return 1; }
+// Lay a weight [outputs, inputs] out as panels of 64 outputs: float32 for F32 and BF16, int8 for U8.
+EXPORT void senryu_pack(int32_t format, const char *weight, int64_t outputs, int64_t inputs, int32_t *to) {
+    long words = inputs / per_word[format], row_bytes = inputs * (format == U8 ? 1 : 4);
+    for (long row = 0; row < up(outputs, COLUMNS); row++) {
+        int32_t *column = to + row / COLUMNS * COLUMNS * words + row % COLUMNS;
+        for (long word = 0; word < words; word++)
+            column[word * COLUMNS] = row < outputs ? word_of(format, weight + row * row_bytes, word) : 0;
+    }
+}
+
+EXPORT int32_t senryu_plan_version(void) { return 2; }
 EXPORT int64_t senryu_sizes(int32_t which) {
     const int64_t sizes[] = {sizeof(slot), sizeof(step), sizeof(plan), sizeof(batch)};
     return sizes[which & 3];
