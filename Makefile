@@ -1,6 +1,7 @@
 # Every way to run, check and package Senryu. Each target is one or two commands; scripts/venv does the set-up.
 # Options go through ARGS: make serve ARGS="--port 9000", make test ARGS="-k heroku". PYTHON=… chooses the Python.
-# Tests run on several processes, a file on one of them; make test ARGS="-n 0 -x" runs them in this one.
+# Tests run on several processes, a file on one of them, each with one thread for NumPy's products; make test
+# ARGS="-n 0 -x" runs them in this one.
 
 PYTHON_OF_VENV := .venv/bin/python
 
@@ -17,7 +18,7 @@ serve:  ## Install what is missing, fetch the model once, serve on 127.0.0.1:808
 
 test:  ## Run every test.
 	@scripts/venv dev
-	@exec $(PYTHON_OF_VENV) -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
+	@exec env OPENBLAS_NUM_THREADS=1 $(PYTHON_OF_VENV) -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 # NOTE: the SDKs drive the server of .venv from outside: neither environment holds the other's packages.
 test-clients:  ## Drive a server with every vendor's SDK, and run docs/clients.md as written.
