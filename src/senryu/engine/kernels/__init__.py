@@ -114,15 +114,18 @@ class BatchTable(Structure):
 @cache
 def library() -> Any:
     """Load the library. Raises OSError where there is none, or one of other sources."""
-    loaded = ctypes.CDLL(str(LIBRARY))
+    loaded: Any = ctypes.CDLL(str(LIBRARY))
     loaded.senryu_sizes.restype = c_int64
     sizes = [loaded.senryu_sizes(index) for index in range(4)]
     if loaded.senryu_plan_version() != VERSION or sizes != [
         ctypes.sizeof(each) for each in (Slot, Step, PlanTable, BatchTable)
     ]:
         raise OSError(f"{LIBRARY}: was made of other sources; build it again")
-    loaded.senryu_arena_bytes.restype = c_int64
-    loaded.senryu_arena_bytes.argtypes = (POINTER(PlanTable), c_int64, c_int64)
+    # NOTE: with the interpreter's lock held: to give it away for a sum means to wait for it afterwards.
+    arena_bytes = ctypes.PyDLL(str(LIBRARY)).senryu_arena_bytes
+    arena_bytes.restype = c_int64
+    arena_bytes.argtypes = (POINTER(PlanTable), c_int64, c_int64)
+    loaded.senryu_arena_bytes = arena_bytes
     loaded.senryu_run.restype = None
     loaded.senryu_run.argtypes = (POINTER(PlanTable), POINTER(BatchTable), c_void_p, c_void_p)
     loaded.senryu_pack.restype = None
