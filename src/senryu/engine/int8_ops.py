@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from senryu.engine.int8 import LEVELS, Window, quantise, step
 from senryu.engine.openvino_ops import Node, OpenVinoOps, op
@@ -29,8 +28,8 @@ class Int8Ops(OpenVinoOps):
         window = self._windows.get(name)
         if window is None:
             return super().linear(name, x, bias=bias, part=part)
-        weight = _share(self._weights[f"{name}.weight"], part)
-        added = _share(self._weights[f"{name}.bias"], part) if bias else None
+        weight = self._weights.share(f"{name}.weight", part)
+        added = self._weights.share(f"{name}.bias", part) if bias else None
         layer = quantise(weight, added, window)
         codes = op.convert(op.constant(layer.codes), "f32")
         product = op.matmul(
@@ -53,9 +52,3 @@ class Int8Ops(OpenVinoOps):
             quantised = op.fake_quantize(x, *(op.constant(bound) for bound in bounds), LEVELS)
             self._quantised[key] = quantised, x  # NOTE: keeps x, so that its id stays its own
         return self._quantised[key][0]
-
-
-def _share(tensor: NDArray[np.float32], part: tuple[int, int]) -> NDArray[np.float32]:
-    index, parts = part
-    rows = len(tensor) // parts
-    return tensor[index * rows : (index + 1) * rows]

@@ -92,6 +92,11 @@ def native_precisions() -> tuple[Precision, ...]:
     return (Precision.F32,)
 
 
+def between_products(precision: Precision) -> Precision:
+    """Return the precision of attention, and of whatever else int8 leaves as it is."""
+    return native_precisions()[0] if precision is Precision.INT8 else precision
+
+
 def multiplies_int8() -> bool:
     """Tell whether the processor multiplies 8-bit integers faster than what `native_precisions` names."""
     return bool(processor_flags() & _INT8_FLAGS)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from senryu.engine import int8
-from senryu.engine.kernels import COLUMNS, FORMATS, Format, between_products
+from senryu.engine.kernels import COLUMNS, FORMATS, Format
+from senryu.engine.machine import between_products
 from senryu.engine.model import Model, PooledOps
 from senryu.engine.plan import BLOCK
 from senryu.engine.weights import Weights

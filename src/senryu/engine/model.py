@@ -11,6 +11,7 @@ from typing import Protocol
 from senryu import encoders
 from senryu.encoders.ops import Ops, T
 from senryu.engine.weights import Weights
+from senryu.errors import ModelError
 from senryu.models import Dense, LayerNorm, ModelSpec, Module, Pooling
 
 _LAYER_NORM_EPS = 1e-5  # PyTorch's own, which sentence-transformers leaves as it is
@@ -56,6 +57,20 @@ class Model:
         for index, module in enumerate(self._spec.modules):
             x = _apply(ops, module, _name(index), x)
         return x
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Return the longest text, in tokens, and how many ids config.json knows, 0 if it does not say."""
+        given = self._spec.config.get("vocab_size")
+        return self._spec.max_seq_length, given if isinstance(given, int) else 0
+
+    def check_width(self, given: int) -> None:
+        """Raise ModelError unless a vector has as many numbers as the model's description says."""
+        if given != self._spec.dimensions:
+            raise ModelError(
+                f"{self.weights.path}: its shapes do not fit config.json: a vector has {given} numbers, where "
+                f"{self._spec.dimensions} are needed."
+            )
 
     def check_all_read(self) -> None:
         """Raise ModelError if `vectors` left out weights that belong to the model."""

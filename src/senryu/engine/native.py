@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from senryu.engine import int8, kernels
 from senryu.engine.batches import prompt_lengths
 from senryu.engine.kernels import BatchTable
-from senryu.engine.machine import processor_name
+from senryu.engine.machine import between_products, processor_name
 from senryu.engine.model import Model
 from senryu.engine.native_ops import NativeOps
 from senryu.engine.plan import Formats, Planner
-from senryu.errors import EngineError, ModelError
+from senryu.errors import EngineError
 from senryu.models import ModelSpec
 from senryu.types import Batch, Precision, Vectors
 
@@ -49,13 +49,13 @@ class NativeEngine:
         self.streams = threads
         calibration = int8.find(spec) if precision is Precision.INT8 else None
         self.loss = calibration.loss if calibration else None
-        between = kernels.between_products(precision)
+        between = between_products(precision)
         windows = f" windows={calibration.fingerprint} {between.value}" if calibration else ""
         self.signature = f"native-{ARITHMETIC} {precision.value}{windows} {processor_name()}"
         self._include_prompt = spec.include_prompt
         self._model = Model(spec)  # NOTE: kept, because steps read tables where they lie in its files
         formats = Formats(kernels.FORMATS[between], kernels.FORMATS[between])
-        ops = _describe(self._model, spec)
+        ops = _describe(self._model)
         self._positions, self._id_count = spec.max_seq_length, ops.id_count
         planner = Planner(self._model.weights, formats, calibration.windows if calibration else {})
         self._plan = planner.plan(ops.values, ops.values[-1], ops.padding_id)
@@ -121,15 +121,10 @@ def _int32(array: NDArray[np.int32]) -> NDArray[np.int32]:
     return np.ascontiguousarray(array, np.int32)
 
 
-def _describe(model: Model, spec: ModelSpec) -> NativeOps:
+def _describe(model: Model) -> NativeOps:
     """Return the record of a model, whose last value is the vectors. Raises ModelError if its files do not fit."""
-    given = spec.config.get("vocab_size")
-    ops = NativeOps(model.weights, spec.max_seq_length, given if isinstance(given, int) else 0)
+    ops = NativeOps(model.weights, *model.sizes)
     vectors = model.vectors(ops)
     model.check_all_read()
-    if vectors.width != spec.dimensions:
-        raise ModelError(
-            f"{model.weights.path}: its shapes do not fit config.json: a vector has {vectors.width} numbers, where "
-            f"{spec.dimensions} are needed."
-        )
+    model.check_width(vectors.width)
     return ops

@@ -128,15 +128,8 @@ class NativeOps:
         self.padding_id = padding
         return Indices(2, padding + 1 + self._positions)
 
-    def _expect_table(self, name: str, rows: int) -> int:
-        """Return the width of a table. Raises ModelError unless it has so many rows, as wide as the others'."""
-        self.weights.expect(f"{name}.weight", None, self._hidden)
-        given, self._hidden = self.weights.shape(f"{name}.weight")
-        self.weights.expect(f"{name}.weight", max(rows, given), self._hidden)
-        return self._hidden
-
     def gather(self, name: str, ids: Any) -> Any:
-        width = self._expect_table(name, ids.rows)
+        width = self._hidden = self.weights.expect_table(name, ids.rows, self._hidden)
         if ids.kind == 0:
             self.id_count = min(self.id_count, self.weights.shape(f"{name}.weight")[0])
         stored = self.weights.bf16(f"{name}.weight")
@@ -146,7 +139,7 @@ class NativeOps:
         )
 
     def row(self, name: str, index: int) -> Any:
-        self._expect_table(name, index + 1)
+        self._hidden = self.weights.expect_table(name, index + 1, self._hidden)
         return Row(np.array(self.weights[f"{name}.weight"][index]))
 
     def add(self, a: Any, b: Any) -> Any:
@@ -165,11 +158,7 @@ class NativeOps:
         return self._note(Operation.SCALE, (x,), x.width, factor=factor)
 
     def linear(self, name: str, x: Any, *, bias: bool = True, part: tuple[int, int] = (0, 1)) -> Any:
-        self.weights.expect(f"{name}.weight", None, x.width)
-        outputs = self.weights.shape(f"{name}.weight")[0]
-        self.weights.expect(f"{name}.weight", outputs // part[1] * part[1], x.width)
-        if bias:
-            self.weights.expect(f"{name}.bias", outputs)
+        outputs = self.weights.expect_linear(name, x.width, part[1], bias=bias)
         if x.width % WORD:
             raise NotComputed(f"the layer {name!r} has {x.width} inputs, which is no multiple of {WORD}.")
         return self._note(Operation.LINEAR, (x,), outputs // part[1], layer=Layer(name, part, bias))

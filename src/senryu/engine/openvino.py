@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from senryu.engine import int8
 from senryu.engine.batches import prompt_lengths
 from senryu.engine.int8_ops import Int8Ops
-from senryu.engine.machine import multiplies_int8, native_precisions, processor_name
+from senryu.engine.machine import between_products, multiplies_int8, native_precisions, processor_name
 from senryu.engine.model import Model
 from senryu.engine.openvino_ops import OpenVinoOps, ov
 from senryu.errors import EngineError, ModelError, SettingError
@@ -70,7 +70,7 @@ class OpenVinoEngine:
         model = _build(self._model, spec, calibration)
         # Every property that could follow the host or the environment is set here.
         properties = {
-            "INFERENCE_PRECISION_HINT": _between_products(precision).value,
+            "INFERENCE_PRECISION_HINT": between_products(precision).value,
             "EXECUTION_MODE_HINT": "PERFORMANCE",
             "NUM_STREAMS": self.streams,
             "INFERENCE_NUM_THREADS": threads,
@@ -115,11 +115,6 @@ class OpenVinoEngine:
             self._requests.get()
 
 
-def _between_products(precision: Precision) -> Precision:
-    """Return the precision of attention, and of whatever is no linear layer."""
-    return native_precisions()[0] if precision is Precision.INT8 else precision
-
-
 _CAPABILITIES = {Precision.F32: "FP32", Precision.BF16: "BF16", Precision.INT8: "INT8"}
 
 
@@ -136,19 +131,15 @@ GRAPH = 2
 
 
 def _signature(precision: Precision, calibration: int8.Calibration | None) -> str:
-    windows = (
-        f" windows={calibration.fingerprint} {_between_products(precision).value}" if calibration else ""
-    )
+    windows = f" windows={calibration.fingerprint} {between_products(precision).value}" if calibration else ""
     return f"openvino-{ov.__version__} graph-{GRAPH} {precision.value}{windows} buckets={BUCKETS} {processor_name()}"
 
 
 def _build(model: Model, spec: ModelSpec, calibration: int8.Calibration | None) -> ov.Model:
-    given = spec.config.get("vocab_size")
-    sizes = spec.max_seq_length, given if isinstance(given, int) else 0
     ops = (
-        Int8Ops(model.weights, *sizes, calibration.windows)
+        Int8Ops(model.weights, *model.sizes, calibration.windows)
         if calibration
-        else OpenVinoOps(model.weights, *sizes)
+        else OpenVinoOps(model.weights, *model.sizes)
     )
     path = model.weights.path
     try:
@@ -156,12 +147,7 @@ def _build(model: Model, spec: ModelSpec, calibration: int8.Calibration | None) 
     except RuntimeError as error:
         raise ModelError(f"{path}: its shapes do not fit config.json: {_last_line(error)}") from None
     model.check_all_read()
-    given = vectors.get_output_partial_shape(0)[1].get_length()
-    if given != spec.dimensions:
-        raise ModelError(
-            f"{path}: its shapes do not fit config.json: a vector has {given} numbers, where {spec.dimensions} "
-            "are needed."
-        )
+    model.check_width(vectors.get_output_partial_shape(0)[1].get_length())
     return ov.Model([vectors], list(ops.inputs.values()), spec.id)
 
 

@@ -75,10 +75,7 @@ class OpenVinoOps:
         self._turns: dict[bytes, tuple[Node, Node]] = {}
 
     def _weight(self, name: str, part: tuple[int, int] = (0, 1)) -> Node:
-        index, parts = part
-        whole = self._weights[name]
-        rows = len(whole) // parts
-        return op.constant(whole[index * rows : (index + 1) * rows], shared_memory=True)
+        return op.constant(self._weights.share(name, part), shared_memory=True)
 
     def _vector(self, name: str, size: int | None) -> Node:
         self._weights.expect(name, size)
@@ -101,14 +98,9 @@ class OpenVinoOps:
         self._ids.append((places, padding + 1 + self._positions))
         return places
 
-    def _expect_table(self, name: str, rows: int) -> None:
-        """Raise ModelError unless a table has so many rows, as wide as those of the others."""
-        self._weights.expect(f"{name}.weight", None, self._hidden)
-        given, self._hidden = self._weights.shape(f"{name}.weight")
-        self._weights.expect(f"{name}.weight", max(rows, given), self._hidden)
-
     def gather(self, name: str, ids: Node) -> Node:
-        self._expect_table(name, next(rows for node, rows in self._ids if node is ids))
+        rows = next(rows for node, rows in self._ids if node is ids)
+        self._hidden = self._weights.expect_table(name, rows, self._hidden)
         # NOTE: a table stored as bf16 is left in its file; widened it would be most of a model's memory. The graph
         # does not keep the file open: whoever runs it keeps the weights.
         stored = self._weights.bf16(f"{name}.weight")
@@ -118,7 +110,7 @@ class OpenVinoOps:
         return op.convert(op.gather(table, ids, _ints(0)), "f32")
 
     def row(self, name: str, index: int) -> Node:
-        self._expect_table(name, index + 1)
+        self._hidden = self._weights.expect_table(name, index + 1, self._hidden)
         return op.constant(np.array(self._weights[f"{name}.weight"][index]))
 
     def add(self, a: Node, b: Node) -> Node:
@@ -131,17 +123,9 @@ class OpenVinoOps:
         return op.multiply(x, _floats(factor))
 
     def linear(self, name: str, x: Node, *, bias: bool = True, part: tuple[int, int] = (0, 1)) -> Node:
-        self._expect_linear(name, x, bias, part[1])
+        self._weights.expect_linear(name, _width(x), part[1], bias=bias)
         product = op.matmul(x, self._weight(f"{name}.weight", part), transpose_a=False, transpose_b=True)
         return op.add(product, self._weight(f"{name}.bias", part)) if bias else product
-
-    def _expect_linear(self, name: str, x: Node, bias: bool, parts: int) -> None:
-        """Raise ModelError unless a layer takes what `x` gives, and can be shared out."""
-        self._weights.expect(f"{name}.weight", None, _width(x))
-        outputs = self._weights.shape(f"{name}.weight")[0]
-        self._weights.expect(f"{name}.weight", outputs // parts * parts, _width(x))
-        if bias:
-            self._weights.expect(f"{name}.bias", outputs)
 
     def layer_norm(self, name: str, x: Node, eps: float, *, bias: bool = True) -> Node:
         scaled = op.mvn(x, _ints([-1]), normalize_variance=True, eps=eps, eps_mode="inside_sqrt")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +15,12 @@ from numpy.typing import NDArray
 from senryu.engine import kernels
 from senryu.engine.int8 import Window
 from senryu.engine.kernels import WORD, BatchTable, Operation
+from senryu.engine.machine import between_products
 from senryu.engine.native_ops import POOLINGS, Layer, Value
 from senryu.engine.plan import Formats, Planner
 from senryu.errors import SettingError
 from senryu.models import Pooling
 from senryu.types import Precision
-
-if TYPE_CHECKING:
-    from senryu.engine.weights import Weights
 
 # Rows of a product that all threads share, and of products that run one a thread.
 WIDE_TOKENS, NARROW_TOKENS = 1024, 512
@@ -75,13 +73,13 @@ class NativeProducts:
         self.streams = streams
         self._ids, self._lengths = np.arange(tokens, dtype=np.int32), np.array([tokens], np.int32)
         self._batch = BatchTable(self._ids.ctypes.data, self._lengths.ctypes.data, None, tokens, 1)
-        of = kernels.FORMATS[kernels.between_products(precision)]
+        of = kernels.FORMATS[between_products(precision)]
         named = {f"{index}.weight": weight for index, weight in enumerate(weights(inputs, outputs))}
         windows = {}
         if precision is Precision.INT8:
             windows = {name.removesuffix(".weight"): _window(each.shape[1]) for name, each in named.items()}
         values = _chain(rows(inputs, tokens), named)
-        planner = Planner(cast("Weights", named), Formats(of, of), windows)
+        planner = Planner(_Made(named), Formats(of, of), windows)
         self._plan = planner.plan(values, values[-1], padding_id=-1)
         self._arenas: queue.SimpleQueue[NDArray[np.uint8]] = queue.SimpleQueue()
         for _ in range(streams):
@@ -96,6 +94,16 @@ class NativeProducts:
         finally:
             self._arenas.put(arena)
         return float(vector.max())
+
+
+class _Made:
+    """Weights that no file holds."""
+
+    def __init__(self, named: dict[str, NDArray[np.float32]]) -> None:
+        self._named = named
+
+    def share(self, name: str, part: tuple[int, int]) -> NDArray[np.float32]:
+        return self._named[name]
 
 
 def _chain(table: NDArray[np.float32], named: dict[str, NDArray[np.float32]]) -> list[Value]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +26,19 @@ from senryu.engine.kernels import (
     pack,
 )
 from senryu.engine.native_ops import Layer, Value
-from senryu.engine.weights import Weights
 
 # Rows that run through consecutive steps together: what they make of a layer stays in the second-level cache.
 BLOCK = 192
 
 _TAKES_ALL = (Operation.ATTENTION, Operation.POOL)
+
+
+class Tensors(Protocol):
+    """Where the weights of linear layers come from: a model's files."""
+
+    def share(self, name: str, part: tuple[int, int]) -> NDArray[np.float32]:
+        """Return the i-th of n equal shares of a tensor's rows, for a part (i, n)."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +139,7 @@ class _Slots:
 class Planner:
     """Lowers fused steps one by one."""
 
-    def __init__(self, weights: Weights, formats: Formats, windows: Mapping[str, Window]) -> None:
+    def __init__(self, weights: Tensors, formats: Formats, windows: Mapping[str, Window]) -> None:
         self._weights = weights
         self._formats = formats
         self._windows = windows
@@ -148,7 +155,6 @@ class Planner:
         wanted[result].add(Format.F32)
         last[result] = len(steps)
         segments = _segments(steps)
-        made = {s.result: index for index, s in enumerate(steps)}
         table = (Step * len(steps))()
         for index, each in enumerate(steps):
             is_local = (
@@ -156,7 +162,7 @@ class Planner:
             )
             self._fill(table[index], each, wanted[each.result], is_local)
             for value in {*each.reads, each.result}:
-                if last[value] == index and value in made:
+                if last[value] == index:
                     for each_format in wanted[value]:
                         self._slots.give_back(self._at[value, each_format])
         return self._finish(table, result, padding_id, steps)
@@ -211,8 +217,8 @@ class Planner:
         row.activation = fused.activation
         for name, value in (("second", fused.added), ("third", fused.factors)):
             setattr(row, name, -1 if value is None else self._at[value, Format.F32])
-        weight: NDArray[Any] = _share(self._weights[f"{layer.name}.weight"], layer.part)
-        bias = _share(self._weights[f"{layer.name}.bias"], layer.part) if layer.has_bias else None
+        weight: NDArray[Any] = self._weights.share(f"{layer.name}.weight", layer.part)
+        bias = self._weights.share(f"{layer.name}.bias", layer.part) if layer.has_bias else None
         if window := self._windows.get(layer.name):
             quantised = quantise(weight, bias, window)
             weight, bias = quantised.codes, quantised.bias
@@ -265,9 +271,3 @@ def _segments(steps: Sequence[_Fused]) -> list[int]:
         else:
             numbers.append(number)
     return [*numbers, number + 1]
-
-
-def _share(tensor: NDArray[np.float32], part: tuple[int, int]) -> NDArray[np.float32]:
-    index, parts = part
-    rows = len(tensor) // parts
-    return tensor[index * rows : (index + 1) * rows]

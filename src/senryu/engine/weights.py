@@ -97,6 +97,29 @@ class Weights:
                 f"where [{wanted}] is needed."
             )
 
+    def share(self, name: str, part: tuple[int, int]) -> NDArray[np.float32]:
+        """Return the i-th of n equal shares of a tensor's rows, for a part (i, n)."""
+        index, parts = part
+        whole = self[name]
+        rows = len(whole) // parts
+        return whole[index * rows : (index + 1) * rows]
+
+    def expect_table(self, name: str, rows: int, width: int | None) -> int:
+        """Return a table's width. Raises ModelError unless it has so many rows, and `width` if that is given."""
+        self.expect(f"{name}.weight", None, width)
+        given, found = self.shape(f"{name}.weight")
+        self.expect(f"{name}.weight", max(rows, given), found)
+        return found
+
+    def expect_linear(self, name: str, inputs: int | None, parts: int, *, bias: bool) -> int:
+        """Return a layer's outputs. Raises ModelError unless it takes `inputs` and can be shared out into `parts`."""
+        self.expect(f"{name}.weight", None, inputs)
+        outputs = self.shape(f"{name}.weight")[0]
+        self.expect(f"{name}.weight", outputs // parts * parts, inputs)
+        if bias:
+            self.expect(f"{name}.bias", outputs)
+        return outputs
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the sizes of a tensor."""
         return tuple(self._find(name).shape)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from senryu.engine.machine import native_precisions, processor_flags
+from senryu.engine.machine import between_products, processor_flags
 from senryu.types import Precision
 
 LIBRARY = Path(__file__).with_name("senryu_kernels.so")
@@ -131,11 +131,6 @@ def library() -> Any:
     loaded.senryu_pack.restype = None
     loaded.senryu_pack.argtypes = (c_int32, c_void_p, c_int64, c_int64, c_void_p)
     return loaded
-
-
-def between_products(precision: Precision) -> Precision:
-    """Return the precision of attention, and of a layer without a window."""
-    return native_precisions()[0] if precision is Precision.INT8 else precision
 
 
 def run(precision: Precision) -> bool:

@@ -38,7 +38,6 @@ static attention_scratch attention_layout(char *at, int format, long tokens, lon
     return s;
 }
 
-
 // Turn 16 rows of 16 words into 16 columns.
 INLINE void transpose(__m512i *rows) {
     __m512i a[16], b[16];

@@ -1,7 +1,7 @@
-// Sixteen float32 at a time: elementary functions, and loading and storing in each format. Knows no tensor.
+// Sixteen float32 at a time: elementary functions, and loading and storing in each format. Knows an activation's name, and no tensor.
 #pragma once
 #include <immintrin.h>
-#include <stdint.h>
+#include "plan.h"
 
 // NOTE: code for the two extensions is written out only where a plan's format asks for it, and Python hands over
 // such a plan only where the processor has them.
@@ -79,11 +79,11 @@ INLINE __m512 gelu_tanh(__m512 x) {
 
 INLINE __m512 activate(int kind, __m512 x) {
     switch (kind) {
-        case 1: return gelu(x);
-        case 2: return gelu_tanh(x);
-        case 3: return _mm512_max_ps(splat(0.0f), x);
-        case 4: return _mm512_mul_ps(x, sigmoid(x));
-        case 5: return hyperbolic_tangent(x);
+        case GELU: return gelu(x);
+        case GELU_TANH: return gelu_tanh(x);
+        case RELU: return _mm512_max_ps(splat(0.0f), x);
+        case SILU: return _mm512_mul_ps(x, sigmoid(x));
+        case TANH: return hyperbolic_tangent(x);
     }
     return x;
 }
