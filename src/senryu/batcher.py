@@ -42,7 +42,7 @@ SMALL_SHARE = 1 / 64
 FIRST_RATE = 10_000.0
 
 # How far an engine's threads stand back, of 19. With two processors and three threads the one that feeds both engines
-# is otherwise kept waiting until both have nothing to do: 5 to 10 % of the queries/s.
+# is otherwise kept waiting until both have nothing to do; docs/decisions/0005-scheduling.md has what it costs.
 ENGINE_NICENESS = 5
 
 # The flow of texts that no key asked for.
