@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "senryu"
 # From the bottom up. A module imports from the layers below its own. "senryu" is the package's __init__.
 LAYERS = (
     {"senryu", "types", "errors"},
-    {"background", "calibration", "config", "config_vars", "logs", "metrics"},
+    {"background", "calibration", "config", "config_vars", "logs", "metrics", "wordpiece"},
     {
         "admission",
         "batcher",
@@ -73,7 +73,7 @@ OUTSIDE: dict[str, set[str]] = {
     "psycopg": {"store"},
     "sentence_transformers": set(),
     "sqlalchemy": {"store"},
-    "tokenizers": {"tokenizer"},
+    "tokenizers": {"tokenizer", "wordpiece"},
     "tomllib": {"config"},
     "torch": {"engine"},
     "transformers": set(),

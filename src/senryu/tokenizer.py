@@ -18,6 +18,7 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 from senryu.errors import InvalidRequest, ModelError, QueueFull, UnknownTokenId
 from senryu.models import ModelSpec
 from senryu.types import Inputs, Task, Tokens, Truncate
+from senryu.wordpiece import reader
 
 # Characters looked at first, per token that the model reads. English has about 4.5; a text with fewer than one
 # token in 8 characters is looked at further, twice as far each time.
@@ -63,6 +64,7 @@ class Tokenizer:
         self._prompt_lengths = {task: self._measure(prompt) for task, prompt in left_out.items()}
         unknown_token = getattr(self._tokenizer.model, "unk_token", None)
         self._unknown_id = self._tokenizer.token_to_id(unknown_token) if unknown_token else None
+        self._plain = reader(self._tokenizer)
         self._waiting_chars = 0
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="tokenize")
 
@@ -144,7 +146,7 @@ class Tokenizer:
         """Tokenise in this thread; see `encode`. `start` is the place of the first text in its request."""
         prompt = self._prompts.get(task, "")
         length = self._length(prompt, max_tokens)
-        short = self._encode_short(texts, prompt, length)
+        short = self._encode_short(texts, prompt, truncate, length)
         found = [
             tokens or self._cut(index, text, prompt, truncate, length)
             for index, (text, tokens) in enumerate(zip(texts, short, strict=True), start)
@@ -213,15 +215,33 @@ class Tokenizer:
         prepared = (prompt + text).strip()
         return prepared.lower() if self._lowercase else prepared
 
-    def _encode_short(self, texts: Sequence[str], prompt: str, length: int) -> list[Tokens | None]:
-        """Tokenise all texts that fit in one look and in the length; None for the others."""
+    def _encode_short(
+        self, texts: Sequence[str], prompt: str, truncate: Truncate, length: int
+    ) -> list[Tokens | None]:
+        """Tokenise all texts that fit in one look, and in the length or are cut at its end; None for the others."""
         window = self.max_seq_length * CHARS_PER_TOKEN
         prepared = [self._prepare(prompt, text) if len(text) <= window else "" for text in texts]
-        encodings = self._tokenizer.encode_batch_fast(prepared)
+        plain = [self._read_plain(text) for text in prepared]
+        left = [text for text, ids in zip(prepared, plain, strict=True) if ids is None]
+        read = iter(self._tokenizer.encode_batch_fast(left)) if left else iter(())
+        found = [next(read).ids if ids is None else ids for ids in plain]
         return [
-            self._tokens(encoding.ids) if len(text) <= window and len(encoding) <= length else None
-            for text, encoding in zip(texts, encodings, strict=True)
+            self._fit(ids, truncate, length) if len(text) <= window else None
+            for text, ids in zip(texts, found, strict=True)
         ]
+
+    def _fit(self, ids: list[int], truncate: Truncate, length: int) -> Tokens | None:
+        """Cut the ids of a whole text at their end if they are too many; None where they are cut otherwise."""
+        if len(ids) <= length:
+            return self._tokens(ids)
+        if truncate is not Truncate.END:
+            return None
+        return self._tokens([*ids[: length - self._trailing], *self._trailing_ids], truncated=True)
+
+    def _read_plain(self, text: str) -> list[int] | None:
+        """Return the ids of a text that needs no library; None for the others."""
+        ids = self._plain.ids(text) if self._plain else None
+        return None if ids is None else [*self._leading_ids, *ids, *self._trailing_ids]
 
     def _tokens(self, ids: list[int], *, truncated: bool = False) -> Tokens:
         unknown = 0 if self._unknown_id is None else ids.count(self._unknown_id)
