@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from senryu.admission import Admission, Outcome
 from senryu.dialects import ratelimit
 from senryu.ratelimit import Unit
-from senryu.transport import JoiningTransport
+from senryu.transport import WatchedTransport
 from senryu.types import EmbedRequest, Key, Resource, Ticket, Usage
 from senryu.usage import Ledger
 
@@ -125,16 +125,17 @@ def delivery(calls: int) -> float:
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
         transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
-        joining = JoiningTransport(transport, loop)
+        watched = WatchedTransport(transport)
         seconds = []
         for _ in range(ROUNDS):
             total = 0.0
             for _ in range(calls // 10):
                 began = time.thread_time()
-                joining.write(b"x")
-                await joining.delivered()
+                if not watched.hung_up():
+                    watched.write(b"x")
+                await watched.delivered()
                 asked = time.thread_time()
-                transport.writelines([b"x"])
+                transport.write(b"x")
                 total += asked - began - (time.thread_time() - asked)
                 theirs.recv(100)
             seconds.append(total)

@@ -38,7 +38,7 @@ LAYERS = (
     {"shelf"},
     {"pipeline"},
     {"body", "dialects", "exchange", "openapi", "pages", "patience", "transport"},
-    {"app", "bench", "faults", "protocol", "quantization", "routes", "verify"},
+    {"app", "bench", "faults", "line", "protocol", "quantization", "routes", "verify"},
     {"server"},
     {"cli"},
     {"__main__"},
@@ -57,6 +57,7 @@ NEIGHBOURS = {
     ("faults", "routes"): "which dialect a path speaks",
     ("engine", "encoders"): "an engine builds what an encoder describes",
     ("engine", "models"): "an engine is opened for one model",
+    ("protocol", "line"): "what a request and its answer go over",
     ("pull", "engine"): "whether an encoder computes a model, or its exported graph is needed",
     ("pull", "models"): "what to fetch, and its hashes",
     ("quantization", "bench"): "taking turns at measuring",
@@ -77,7 +78,7 @@ OUTSIDE: dict[str, set[str]] = {
     "tomllib": {"config"},
     "torch": {"engine"},
     "transformers": set(),
-    "uvicorn": {"protocol", "server"},
+    "uvicorn": {"line", "protocol", "server"},
 }
 # Who may read what the process was started with: cli is the composition root and hands it to config.
 PROCESS_INPUTS = {name: {"config", "cli"} for name in ("os.environ", "os.environb", "os.getenv", "sys.argv")}

@@ -5,35 +5,38 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import uvloop
 
-from senryu.transport import JoiningTransport
+from senryu.line import RequestLine
+from senryu.transport import WatchedTransport
 
-Test = Callable[[JoiningTransport, socket.socket], Awaitable[None]]
+Test = Callable[[WatchedTransport, socket.socket], Awaitable[None]]
 
 
 class Protocol(asyncio.Protocol):
     """A connection as protocol.py has it: it tells its transport when it breaks."""
 
-    def __init__(self, made: asyncio.Future[JoiningTransport]) -> None:
+    def __init__(self, made: asyncio.Future[WatchedTransport]) -> None:
         self.made = made
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport) or hasattr(transport, "writelines")
-        self.joining = JoiningTransport(transport, asyncio.get_running_loop())  # type: ignore[arg-type]
-        self.made.set_result(self.joining)
+        self.watched = WatchedTransport(transport)  # type: ignore[arg-type]
+        self.made.set_result(self.watched)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is not None:
-            self.joining.lose()
+            self.watched.lose()
 
 
 def connected(test: Test) -> None:
     async def run() -> None:
         loop = asyncio.get_running_loop()
-        made: asyncio.Future[JoiningTransport] = loop.create_future()
+        made: asyncio.Future[WatchedTransport] = loop.create_future()
         server = await loop.create_server(lambda: Protocol(made), "127.0.0.1", 0)
         client = socket.create_connection(server.sockets[0].getsockname())
         try:
@@ -50,20 +53,20 @@ LONG = bytes(64 << 20)  # more than the system takes while nobody reads
 
 
 def test_an_answer_that_the_system_took_was_given() -> None:
-    async def test(joining: JoiningTransport, client: socket.socket) -> None:
-        joining.write(b"head ")
-        joining.write(b"body")
-        assert await joining.delivered()
+    async def test(watched: WatchedTransport, client: socket.socket) -> None:
+        assert not watched.hung_up()
+        watched.write(b"head body")
+        assert await watched.delivered()
         assert client.recv(100) == b"head body"
 
     connected(test)
 
 
 def test_an_answer_after_which_the_connection_is_closed_was_given() -> None:
-    async def test(joining: JoiningTransport, client: socket.socket) -> None:
-        joining.write(b"answer")
-        joining.close()
-        assert await joining.delivered()
+    async def test(watched: WatchedTransport, client: socket.socket) -> None:
+        watched.write(b"answer")
+        watched.close()
+        assert await watched.delivered()
         assert client.recv(100) == b"answer"
 
     connected(test)
@@ -71,21 +74,22 @@ def test_an_answer_after_which_the_connection_is_closed_was_given() -> None:
 
 @pytest.mark.parametrize("seen", [False, True], ids=["not seen yet", "seen"])
 def test_an_answer_to_a_client_that_has_hung_up_was_not_given(seen: bool) -> None:
-    async def test(joining: JoiningTransport, client: socket.socket) -> None:
+    async def test(watched: WatchedTransport, client: socket.socket) -> None:
         client.close()
-        while seen and not joining.is_closing():
+        while seen and not watched.is_closing():
             await asyncio.sleep(0.01)
-        joining.write(b"answer")
-        assert not await joining.delivered()
-        assert joining.is_closing()
+        if not watched.hung_up():
+            watched.write(b"answer")
+        assert not await watched.delivered()
+        assert watched.is_closing()
 
     connected(test)
 
 
 def test_a_long_answer_is_given_when_its_client_has_read_enough() -> None:
-    async def test(joining: JoiningTransport, client: socket.socket) -> None:
-        joining.write(LONG)
-        given = asyncio.create_task(joining.delivered())
+    async def test(watched: WatchedTransport, client: socket.socket) -> None:
+        watched.write(LONG)
+        given = asyncio.create_task(watched.delivered())
         await asyncio.sleep(0.1)
         assert not given.done()
         client.setblocking(False)
@@ -99,14 +103,24 @@ def test_a_long_answer_is_given_when_its_client_has_read_enough() -> None:
 
 @pytest.mark.parametrize("how", ["hangs up", "is aborted"])
 def test_a_long_answer_that_is_not_read_to_its_end_was_not_given(how: str) -> None:
-    async def test(joining: JoiningTransport, client: socket.socket) -> None:
-        joining.write(LONG)
-        given = asyncio.create_task(joining.delivered())
+    async def test(watched: WatchedTransport, client: socket.socket) -> None:
+        watched.write(LONG)
+        given = asyncio.create_task(watched.delivered())
         await asyncio.sleep(0.1)
         if how == "hangs up":
             client.close()
         else:
-            joining.abort()
+            watched.abort()
         assert not await given
 
     connected(test)
+
+
+@pytest.mark.parametrize("value", ["a\r\nset-cookie: b", "a\nb", "a\n"])
+def test_a_header_cannot_hold_another(value: str) -> None:
+    cycle = SimpleNamespace(
+        flow=SimpleNamespace(write_paused=False), disconnected=False, keep_alive=True, default_headers=[]
+    )
+    line = RequestLine(cast(Any, cycle), cast(Any, None))
+    with pytest.raises(ValueError, match="line break"):
+        asyncio.run(line.answer(200, {"x-request-id": value}, b""))

@@ -106,8 +106,7 @@ class App:
         status = 499
         try:
             reply = await self._reply(exchange)
-            await reply.send(send)
-            if exchange.ticket is None or await exchange.delivered():
+            if await exchange.answer(reply, send):
                 status = reply.status
         except errors.ClientGone:
             pass

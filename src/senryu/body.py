@@ -39,9 +39,14 @@ class Body:
     """One request's body, taken from the server a piece at a time."""
 
     def __init__(
-        self, headers: Mapping[bytes, bytes], receive: Callable[[], Awaitable[MutableMapping[str, Any]]]
+        self,
+        headers: Mapping[bytes, bytes],
+        receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
+        arrived: Callable[[], bytes | None] | None = None,
     ) -> None:
+        """`arrived` gives the body at once if it is there to its end and nothing of it was received."""
         self._receive = receive
+        self._arrived = arrived
         self._room = Room()
         self._held = 0
         self._declared = headers.get(b"content-length", b"0").decode("latin-1")
@@ -57,6 +62,10 @@ class Body:
         self._room = room or self._room
         if self._declared.isdecimal() and int(self._declared) > most:
             raise BodyTooLarge(f"The body has {self._declared} bytes; at most {most} are allowed.")
+        if self._arrived and not self.ended and (whole := self._arrived()) is not None:
+            self.ended = True
+            self._check(len(whole), most)
+            return whole
         pieces: list[bytes] = []
         size = 0
         try:
@@ -64,16 +73,17 @@ class Body:
                 while not self.ended:
                     pieces.append(await self._next())
                     size += len(pieces[-1])
-                    if size > most:
-                        raise BodyTooLarge(f"The body has more than {most} bytes, the most that are allowed.")
-                    self._hold(size)
+                    self._check(size, most)
         except TimeoutError:
             raise BodyTimeout(
                 f"The body did not arrive within {seconds:g} s; {size} bytes of it did."
             ) from None
         return b"".join(pieces)
 
-    def _hold(self, size: int) -> None:
+    def _check(self, size: int, most: int) -> None:
+        """Hold the room for so many bytes. Raises BodyTooLarge, QueueFull."""
+        if size > most:
+            raise BodyTooLarge(f"The body has more than {most} bytes, the most that are allowed.")
         if size > SMALL_BYTES:
             self._room.take(size - self._held)
             self._held = size

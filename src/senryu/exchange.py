@@ -1,13 +1,14 @@
 """One HTTP exchange over ASGI: what came, what is noted about it, what goes back. Knows HTTP, no route and no field.
 
-Bare ASGI, because this is the hot path: headers are looked up by name once, and an answer is two messages.
+Bare ASGI, because this is the hot path: headers are looked up by name once. Where the server has a Line for a request,
+its body and its answer do without ASGI's messages, too.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -31,8 +32,11 @@ _REQUEST_ID = re.compile(
 class Line(Protocol):
     """What a server knows of the client of one request."""
 
-    async def delivered(self) -> bool:
-        """Tell whether the system took the whole answer before the client hung up."""
+    def whole_body(self) -> bytes | None:
+        """Return the body if it has arrived to its end and none of it was received yet."""
+
+    async def answer(self, status: int, headers: Mapping[str, str], content: bytes) -> bool:
+        """Write an answer, and tell whether the system took all of it before the client hung up."""
 
     def when_gone(self, tell: Callable[[], None] | None) -> None:
         """Have its hanging up told, at once if it has; None: no more."""
@@ -49,7 +53,7 @@ class Exchange:
         self._line: Line | None = scope.get(LINE)
         self.query: bytes = scope.get("query_string", b"")
         self.receive = receive
-        self.body = Body(self._headers, receive)
+        self.body = Body(self._headers, receive, self._line.whole_body if self._line else None)
         self.timings = Timings()
         self.route = "-"
         self.wanted = ""  # what a path ends in, where the route leaves it open
@@ -67,9 +71,12 @@ class Exchange:
         value = self._headers.get(name.encode())
         return None if value is None else value.decode("latin-1")
 
-    async def delivered(self) -> bool:
-        """Tell whether the system took the whole answer before the client hung up, as far as the server can tell."""
-        return self._line is None or await self._line.delivered()
+    async def answer(self, reply: Reply, send: Send) -> bool:
+        """Write an answer; tell whether the system took it before the client hung up, as far as the server can tell."""
+        if self._line is not None:
+            return await self._line.answer(reply.status, reply.fields(), reply.content)
+        await reply.send(send)
+        return True
 
     def when_gone(self, tell: Callable[[], None] | None) -> None:
         """Have the client's hanging up told, at once if it has; None: no more."""
@@ -100,12 +107,13 @@ class Reply:
     media_type: str = "application/json"
     headers: dict[str, str] = field(default_factory=dict)
 
+    def fields(self) -> dict[str, str]:
+        """Return all headers, those of the content among them."""
+        length = str(len(self.content))
+        return {"content-length": length, "content-type": self.media_type, **self.headers}
+
     async def send(self, send: Send) -> None:
-        """Write it."""
-        headers = [
-            (b"content-length", str(len(self.content)).encode()),
-            (b"content-type", self.media_type.encode()),
-            *((name.encode(), value.encode("latin-1")) for name, value in self.headers.items()),
-        ]
+        """Write it as ASGI's two messages."""
+        headers = [(name.encode(), value.encode("latin-1")) for name, value in self.fields().items()]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": self.content})

@@ -11,7 +11,6 @@ import logging
 import resource
 import secrets
 from collections import deque
-from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, ClassVar, cast
 
@@ -23,7 +22,8 @@ from senryu import metrics
 from senryu.body import DISCARD_BYTES, DISCARD_SECONDS
 from senryu.dialects import heroku
 from senryu.exchange import LINE
-from senryu.transport import JoiningTransport
+from senryu.line import RequestLine
+from senryu.transport import WatchedTransport
 
 logger = logging.getLogger("senryu.request")
 
@@ -75,32 +75,6 @@ class Flow(FlowControl):
             super().resume_reading()
 
 
-class RequestLine:
-    """How the client of one request fares; what exchange.py knows as a Line."""
-
-    __slots__ = ("_cycle", "_joining", "_tell")
-
-    def __init__(self, cycle: RequestResponseCycle, joining: JoiningTransport) -> None:
-        self._cycle = cycle
-        self._joining = joining
-        self._tell: Callable[[], None] | None = None
-
-    async def delivered(self) -> bool:
-        """Tell whether an answer was given; uvicorn drops one to a client that has hung up without a word."""
-        return self._cycle.response_complete and await self._joining.delivered()
-
-    def when_gone(self, tell: Callable[[], None] | None) -> None:
-        """Have the client's hanging up told, at once if it has; None: no more."""
-        self._tell = tell
-        if tell is not None and self._cycle.disconnected:
-            tell()
-
-    def lose(self) -> None:
-        """Tell that it has hung up."""
-        if self._tell is not None:
-            self._tell()
-
-
 class GuardedProtocol(HttpToolsProtocol):
     """One connection. Every request on it is answered in its order, and nothing that it sends is kept unbounded."""
 
@@ -130,10 +104,10 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a first byte."""
-        self._joining = JoiningTransport(transport, self.loop)
-        joining = cast(asyncio.Transport, self._joining)
-        super().connection_made(joining)
-        self.flow = Flow(joining)
+        self._watched = WatchedTransport(transport)
+        watched = cast(asyncio.Transport, self._watched)
+        super().connection_made(watched)
+        self.flow = Flow(watched)
         self._close_in(self.head_seconds)
         if not self._warned:
             self._warn_if_descriptors_run_out()
@@ -146,7 +120,7 @@ class GuardedProtocol(HttpToolsProtocol):
             if self._line is not None:
                 self._line.lose()
         if exc is not None:
-            self._joining.lose()
+            self._watched.lose()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
         if self._reader_watch is not None:
@@ -227,7 +201,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
-        self._line = RequestLine(cycle, self._joining)
+        self._line = RequestLine(cycle, self._watched)
         cast(dict[str, Any], cycle.scope)[LINE] = self._line
         super()._start_asgi_task(cycle, app)
 
@@ -244,7 +218,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def _watch_reader(self) -> None:
         """Begin to watch that the client takes what it is sent: closing waits for that, however long it lasts."""
         if self._reader_watch is None:
-            self._check_later(self._joining.taken())
+            self._check_later(self._watched.taken())
 
     def _check_later(self, taken: int) -> None:
         self._reader_watch = self.loop.call_later(self.unread_seconds, self._check_reader, taken)
@@ -253,7 +227,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._reader_watch = None
         if not self.transport.get_write_buffer_size():
             return
-        taken = self._joining.taken()
+        taken = self._watched.taken()
         if taken == before:
             self.transport.abort()
         else:
