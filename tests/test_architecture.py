@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "senryu"
 # From the bottom up. A module imports from the layers below its own. "senryu" is the package's __init__.
 LAYERS = (
     {"senryu", "types", "errors"},
-    {"background", "calibration", "config", "config_vars", "logs", "metrics", "wordpiece"},
+    {"background", "calibration", "config", "config_vars", "logs", "metrics", "tally", "wordpiece"},
     {
         "admission",
         "batcher",
@@ -57,6 +57,7 @@ NEIGHBOURS = {
     ("faults", "routes"): "which dialect a path speaks",
     ("engine", "encoders"): "an engine builds what an encoder describes",
     ("engine", "models"): "an engine is opened for one model",
+    ("metrics", "tally"): "what the event loop counts with",
     ("protocol", "line"): "what a request and its answer go over",
     ("pull", "engine"): "whether an encoder computes a model, or its exported graph is needed",
     ("pull", "models"): "what to fetch, and its hashes",
@@ -70,7 +71,7 @@ OUTSIDE: dict[str, set[str]] = {
     "httptools": {"protocol"},
     "huggingface_hub": {"pull"},
     "openvino": {"engine"},
-    "prometheus_client": {"metrics"},
+    "prometheus_client": {"metrics", "tally"},
     "psycopg": {"store"},
     "sentence_transformers": set(),
     "sqlalchemy": {"store"},

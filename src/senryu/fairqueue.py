@@ -47,20 +47,19 @@ class Job:
     taken: bool = False  # by a batch, or dropped
     tag: float = math.inf  # where it stands in its flow; none before it is queued
 
-    @property
-    def size(self) -> int:
-        """Its tokens."""
-        return len(self.tokens.ids)
+    #: Its tokens.
+    size: int = field(init=False)
+    #: What it costs: its tokens, weighted.
+    cost: float = field(init=False)
+    #: What makes two texts the same one: their ids, which are pooled, what computes them, and who asks.
+    identity: Identity = field(init=False)
 
-    @property
-    def cost(self) -> float:
-        """What it costs: its tokens, weighted."""
-        return len(self.tokens.ids) * self.weight
-
-    @property
-    def identity(self) -> Identity:
-        """What makes two texts the same one: their ids, which are pooled, what computes them, and who asks."""
-        return self.flow, self.bucket, self.tokens.prompt_length, self.tokens.ids.tobytes()
+    def __post_init__(self) -> None:
+        """Note what is asked for several times."""
+        ids = self.tokens.ids
+        self.size = len(ids)
+        self.cost = self.size * self.weight
+        self.identity = self.flow, self.bucket, self.tokens.prompt_length, ids.tobytes()
 
 
 Identity: TypeAlias = tuple[str, Bucket, int, bytes]
@@ -72,6 +71,7 @@ class _Flow:
     clock: float
     turn: int = 0  # when it last led a batch: the tie-break, so that equals take turns
     virtual: float = 0.0
+    served: float = 0.0  # the tag that was taken last
     tokens: int = 0  # that wait
     buckets: dict[Bucket, list[_Entry]] = field(default_factory=dict)
 
@@ -82,18 +82,23 @@ class _Flow:
         return min((heap[0] for heap in self.buckets.values()), default=None)
 
     def pop(self, bucket: Bucket, most: float = math.inf) -> Job | None:
-        """Take the least tag of a bucket, unless it costs more than `most`."""
+        """Take the least tag of a bucket, unless it costs more than `most`; `advance` when that was the last."""
         self._clean(bucket)
         heap = self.buckets.get(bucket)
         if not heap or heap[0][2].size > most:
             return None
-        tag, _, job = heapq.heappop(heap)
+        self.served, _, job = heapq.heappop(heap)
         job.taken = True
         self.clock += job.cost
-        # NOTE: never past a text that waits: what comes later must not be tagged as if that had been served.
-        least = self.head()
-        self.virtual = max(self.virtual, min(tag, least[0]) if least else tag)
         return job
+
+    def advance(self) -> None:
+        """Let virtual time follow what was served.
+
+        NOTE: never past a text that waits: what comes later must not be tagged as if that had been served.
+        """
+        least = self.head()
+        self.virtual = max(self.virtual, min(self.served, least[0]) if least else self.served)
 
     def _clean(self, bucket: Bucket) -> None:
         heap = self.buckets.get(bucket, [])
@@ -192,6 +197,8 @@ class FairQueue:
             jobs.append(job)
             left -= job.size
             heapq.heapreplace(flows, (flow.clock, next(order), flow))
+        for name in {job.flow for job in jobs}:
+            self._flows[name].advance()
         return jobs
 
     def drop(self, job: Job) -> None:

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 
+from senryu.tally import Count, Durations
 from senryu.types import Usage
 
 __all__ = ["CONTENT_TYPE", "exposition"]
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
-REQUESTS = Counter("senryu_requests", "Requests answered, by route and status.", ("route", "status"))
-TEXTS = Counter("senryu_texts", "Texts embedded.")
-PROMPT_TOKENS = Counter("senryu_prompt_tokens", "Tokens read by the model, as billed.")
-TRUNCATED_TEXTS = Counter("senryu_truncated_texts", "Texts cut to the model's length.")
-UNKNOWN_TOKENS = Counter("senryu_unknown_tokens", "Tokens that the model's vocabulary could not read.")
-STAGE_SECONDS = Histogram(
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a gauge beside each, of when it began
+
+# NOTE: these are counted for every request, on the event loop alone.
+REQUESTS = Count("senryu_requests", "Requests answered, by route and status.", ("route", "status"))
+TEXTS = Count("senryu_texts", "Texts embedded.")
+PROMPT_TOKENS = Count("senryu_prompt_tokens", "Tokens read by the model, as billed.")
+TRUNCATED_TEXTS = Count("senryu_truncated_texts", "Texts cut to the model's length.")
+UNKNOWN_TOKENS = Count("senryu_unknown_tokens", "Tokens that the model's vocabulary could not read.")
+STAGE_SECONDS = Durations(
     "senryu_stage_seconds",
     "Seconds that answered requests spent in each stage.",
-    ("stage",),
-    buckets=(0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10),
+    "stage",
+    (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10),
 )
 QUEUE_TOKENS = Gauge("senryu_queue_tokens", "Tokens waiting for the engine.")
 BATCH_TEXTS = Histogram("senryu_batch_texts", "Texts in a batch.", buckets=(1, 2, 4, 8, 16, 32, 64, 128))
@@ -57,21 +68,11 @@ PRECISION_COSINE = Gauge(
 )
 
 
-# NOTE: kept by label values: looking a child up costs as much as counting.
-_requests: dict[tuple[str, int], Counter] = {}
-_stages: dict[str, Histogram] = {}
-
-
 def observe(route: str, status: int, stages: Mapping[str, float]) -> None:
     """Count an answer and the seconds that its stages took."""
-    key = route, status
-    if key not in _requests:
-        _requests[key] = REQUESTS.labels(route, status)
-    _requests[key].inc()
+    REQUESTS.add(1, route, str(status))
     for name, seconds in stages.items():
-        if name not in _stages:
-            _stages[name] = STAGE_SECONDS.labels(name)
-        _stages[name].observe(seconds)
+        STAGE_SECONDS.observe(name, seconds)
 
 
 _pairs: set[tuple[str, str]] = set()

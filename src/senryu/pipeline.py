@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 from senryu import metrics, outputs
 from senryu.admission import Admission
@@ -48,15 +47,17 @@ class Pipeline:
         dimensions = request.dimensions or resource.dimensions
         check_dimensions(dimensions, model.spec)
 
-        with stage(timings, "tokenize"):
-            texts = await tokenize(model, request, flow=ticket.key.id)
+        started = time.perf_counter()
+        texts = await tokenize(model, request, flow=ticket.key.id)
+        timings.stages["tokenize"] = time.perf_counter() - started
         prompt_tokens = sum(len(tokens.ids) for tokens in texts)
         self.admission.charge(ticket, prompt_tokens)
 
         vectors = await model.lane.submit(texts, timings, flow=ticket.key.id)
 
-        with stage(timings, "encode"):
-            embeddings = await encode(vectors, dimensions, request.output_types)
+        started = time.perf_counter()
+        embeddings = await encode(vectors, dimensions, request.output_types)
+        timings.stages["encode"] = time.perf_counter() - started
         result = EmbedResult(
             model=request.model,
             embeddings=embeddings,
@@ -69,10 +70,10 @@ class Pipeline:
         return result
 
     def _count(self, result: EmbedResult, texts: list[Tokens], timings: Timings) -> None:
-        metrics.TEXTS.inc(len(texts))
-        metrics.PROMPT_TOKENS.inc(result.prompt_tokens)
-        metrics.TRUNCATED_TEXTS.inc(result.truncated)
-        metrics.UNKNOWN_TOKENS.inc(result.unknown_tokens)
+        metrics.TEXTS.add(len(texts))
+        metrics.PROMPT_TOKENS.add(result.prompt_tokens)
+        metrics.TRUNCATED_TEXTS.add(result.truncated)
+        metrics.UNKNOWN_TOKENS.add(result.unknown_tokens)
         self.performance.observe(sum(timings.stages.values()), result.prompt_tokens)
 
 
@@ -94,14 +95,6 @@ async def encode(
     if len(vectors) <= INLINE_VECTORS:
         return outputs.encode(vectors, dimensions, output_types)
     return await asyncio.to_thread(outputs.encode, vectors, dimensions, output_types)
-
-
-@contextmanager
-def stage(timings: Timings, name: str) -> Iterator[None]:
-    """Add the time that the block takes to a stage."""
-    started = time.perf_counter()
-    yield
-    timings.stages[name] = timings.stages.get(name, 0.0) + time.perf_counter() - started
 
 
 def check_dimensions(dimensions: int | None, spec: ModelSpec) -> None:

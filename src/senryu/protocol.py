@@ -335,7 +335,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _render(self, refusal: Refusal) -> bytes:
         request_id = secrets.token_hex(16)
-        metrics.REQUESTS.labels("-", refusal.status).inc()
+        metrics.observe("-", refusal.status, {})
         fields = {"id": request_id, "method": "-", "route": "-", "status": refusal.status}
         logger.info("request", extra={"fields": fields})
         body = heroku.render_error(refusal.status, refusal.message)

@@ -101,8 +101,10 @@ def _output_type(name: str, value: Any) -> OutputType:
         )
     if isinstance(value, list):
         value = value[0] if value and value[0] is not None else []  # neither is a type
-    return one_of(OutputType, OutputType.FLOAT)(name, value)
+    return _one_output_type(name, value)
 
+
+_one_output_type = one_of(OutputType, OutputType.FLOAT)
 
 FIELDS: Mapping[str, Reader] = {
     "model": model,

@@ -6,6 +6,7 @@ The standard library's parser, because the faster ones keep the last of two dupl
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from typing import Any, NoReturn
 
 from senryu.errors import InvalidRequest
@@ -27,12 +28,12 @@ def shown(value: Any) -> str:
 
 def parse_object(body: bytes) -> dict[str, Any]:
     """Parse a body that must be a JSON object. Raises InvalidRequest saying what is wrong and where."""
+    skipped = len(BOM_UTF8) if body.startswith(BOM_UTF8) else 0
     try:
-        text = body.decode("utf-8-sig")
+        text = body[skipped:].decode()
     except UnicodeDecodeError as error:
-        raise InvalidRequest(
-            f"The body is not UTF-8: byte 0x{body[error.start]:02x} at {error.start}."
-        ) from None
+        place = skipped + error.start
+        raise InvalidRequest(f"The body is not UTF-8: byte 0x{body[place]:02x} at {place}.") from None
     try:
         value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
