@@ -26,7 +26,7 @@ ARITHMETIC = 1
 
 # NOTE: any texts could run together, for nothing is padded. But then a short text's batch would be filled up with long
 # ones, and its answer would wait for them.
-_SHORTEST_BUCKET = 16
+_SHORTEST_BUCKET = 32
 
 # Of an arena, once it was used: what a long text took is given back.
 _KEPT_BYTES = 64 << 20
