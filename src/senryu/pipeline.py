@@ -14,6 +14,7 @@ from senryu.admission import Admission
 from senryu.errors import InvalidRequest, QueueFull
 from senryu.models import ModelSpec
 from senryu.shelf import Model, Shelf
+from senryu.tokenizer import is_short
 from senryu.types import (
     Codes,
     EmbedRequest,
@@ -78,10 +79,12 @@ class Pipeline:
 
 
 async def tokenize(model: Model, request: EmbedRequest, flow: str) -> list[Tokens]:
-    """Read the inputs as tokens, unless they would find the queue full: reading them costs, too. Raises QueueFull."""
+    """Read the inputs as tokens, unless they would find the queue full: reading many costs, too. Raises QueueFull."""
     batcher, tokenizer = model.lane.batcher, model.tokenizer
-    if batcher.waiting_tokens and (about := tokenizer.estimate(request.inputs)) <= batcher.queue_tokens:
-        batcher.check_room(model.lane, about, flow, about=True)
+    if batcher.waiting_tokens and not is_short(request.inputs):
+        about = tokenizer.estimate(request.inputs)
+        if about <= batcher.queue_tokens:
+            batcher.check_room(model.lane, about, flow, about=True)
     try:
         return await tokenizer.encode(request.inputs, request.task, request.truncate, request.max_tokens)
     except QueueFull as full:

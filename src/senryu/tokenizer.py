@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import TypeGuard
 
 import numpy as np
 from tokenizers import Encoding
@@ -101,16 +102,15 @@ class Tokenizer:
         `max_tokens` bounds each input, prompt and special tokens not counted. Raises InvalidRequest, naming the
         text, if one is too long and `truncate` is NONE; UnknownTokenId; QueueFull.
         """
-        first = inputs[0]
-        if isinstance(first, str) and len(inputs) == 1 and len(first) <= INLINE_CHARS and max_tokens is None:
-            return self.encode_now((first,), task, truncate)
+        if is_short(inputs) and max_tokens is None:
+            return self.encode_now(inputs, task, truncate)
         if self._waiting_chars > MAX_WAITING_CHARS:
             raise QueueFull(
                 f"The tokenizer is busy: {self._waiting_chars} characters are waiting, and at most "
                 f"{MAX_WAITING_CHARS} may. Try again later.",
                 retry_after=1,
             )
-        work: Callable[..., list[Tokens]] = self.encode_now if isinstance(first, str) else self.complete
+        work: Callable[..., list[Tokens]] = self.encode_now if _are_texts(inputs) else self.complete
         loop = asyncio.get_running_loop()
         parts = [inputs[start : start + SLICE_TEXTS] for start in range(0, len(inputs), SLICE_TEXTS)]
         costs = [self._cost(part) for part in parts]
@@ -301,6 +301,15 @@ class Tokenizer:
             uncertain = words[first]
             first = next((i for i in range(first, content.stop) if words[i] != uncertain), content.stop)
         return head, range(first, content.stop)
+
+
+def is_short(inputs: Inputs) -> TypeGuard[tuple[str]]:
+    """Tell whether the inputs are one text that is tokenised on the spot."""
+    return len(inputs) == 1 and _are_texts(inputs) and len(inputs[0]) <= INLINE_CHARS
+
+
+def _are_texts(inputs: Inputs) -> TypeGuard[tuple[str, ...]]:
+    return isinstance(inputs[0], str)
 
 
 def _too_long(index: int, count: str, length: int) -> InvalidRequest:
