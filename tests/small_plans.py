@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 import engines
 from senryu.engine import kernels
-from senryu.engine.int8 import Window
 from senryu.engine.kernels import BatchTable, Format
 from senryu.engine.model import Model
 from senryu.engine.native_ops import NativeOps
 from senryu.engine.plan import Formats, Plan, Planner
 from senryu.engine.reference import NumpyOps
 from senryu.engine.weights import Weights
+from senryu.engine.windows import Window, at_mean
 from senryu.models import ModelSpec, Pooling
 from senryu.types import Precision
 from tiny import write_safetensors
@@ -114,7 +114,7 @@ class FamilyPlan(Running):
 def window(width: int) -> Window:
     """Return a window that most numbers of a tiny model lie in."""
     ones = np.ones(width, np.float32)
-    return Window(-4 * ones, 4 * ones, 0 * ones)
+    return at_mean(-4 * ones, 4 * ones, 0 * ones)
 
 
 def first_token(ops: Any, x: Any) -> Any:

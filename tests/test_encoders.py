@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +57,18 @@ def furthest(a: Any, b: Any) -> float:
 
 def cut(folder: Path, name: str, part: Any) -> Path:
     """Leave only a part of one tensor."""
+    return change(folder, name, lambda tensor: tensor[part].copy())
+
+
+def change(folder: Path, name: str, how: Callable[[Any], Any]) -> Path:
+    """Put another tensor in the place of one."""
     path = folder / "model.safetensors"
     length = int.from_bytes(path.read_bytes()[:8], "little")
     names = json.loads(path.read_bytes()[8 : 8 + length]).keys() - {"__metadata__"}
     weights = Weights([path])
     tensors = {each: np.array(weights[each]) for each in sorted(names)}
     path.unlink()
-    write_safetensors(path, tensors | {name: tensors[name][part].copy()})
+    write_safetensors(path, tensors | {name: how(tensors[name])})
     return folder
 
 

@@ -16,14 +16,14 @@ import pytest
 import engines
 from engines import OURS
 from senryu import engine, models, outputs
-from senryu.engine import int8
+from senryu.engine import int8, windows
 from senryu.engine.calibration import calibrate
 from senryu.engine.int8 import Calibration, Loss
 from senryu.engine.machine import multiplies_int8
 from senryu.errors import ModelError
 from senryu.models import ModelSpec
 from senryu.types import Ids, Precision
-from test_encoders import FAMILIES, cut, golden, model_of
+from test_encoders import FAMILIES, change, cut, golden, model_of
 from test_engine import batch, batches_of, run_each
 from tiny import make_model
 
@@ -96,6 +96,57 @@ def test_a_calibration_with_the_same_texts_has_the_same_bytes(spec: ModelSpec, t
     assert calibrate(spec, texts[1:], threads=2).dumps() != first
 
 
+def with_outlier(spec: ModelSpec) -> ModelSpec:
+    """Stretch one channel between a model's two feed-forward layers."""
+    stretch = np.ones((128, 1), np.float32)
+    stretch[7] = 30
+    change(spec.folder, "encoder.layer.0.intermediate.dense.weight", lambda weight: weight * stretch)
+    return models.load_spec(spec.folder)
+
+
+def test_a_channel_that_stands_out_is_split_and_that_is_kept_in_the_file(spec: ModelSpec) -> None:
+    spec = with_outlier(spec)
+    made = quantised(spec)
+    of = made.windows["encoder.layer.0.output.dense"]
+    assert of.copies[7] > 1
+    assert not made.windows["encoder.layer.0.intermediate.dense"].is_split  # a normalisation makes it
+    path = spec.folder / int8.FILE
+    read = int8.read(path, int8.weights_of(spec))
+    assert (read.windows["encoder.layer.0.output.dense"].copies == of.copies).all()
+    assert read.dumps() == made.dumps()
+
+
+@pytest.mark.parametrize("value", [3, 0, -1, "many", 10**12])
+def test_copies_that_do_not_fit_are_refused(spec: ModelSpec, value: Any) -> None:
+    spec = with_outlier(spec)
+    made = json.loads(quantised(spec).dumps())
+    path = spec.folder / int8.FILE
+    (entry,) = [each for each in made["inputs"] if "encoder.layer.0.output.dense" in each["layers"]]
+    entry["copies"]["9"] = value
+    path.write_text(json.dumps(made))
+    with pytest.raises(ModelError, match="its checksum does not fit"):
+        loaded(spec)
+    rewrite(path, made)
+    with pytest.raises(
+        ModelError, match=r"a window's parts do not fit each other: .*output\.dense.*senryu quantize"
+    ):
+        loaded(spec)
+
+
+@pytest.mark.parametrize("chosen", OURS)
+def test_a_file_of_the_older_format_is_still_read(spec: ModelSpec, chosen: str) -> None:
+    made = json.loads(quantised(spec).dumps())
+    made["format"] = "senryu-int8-1"
+    for entry in made["inputs"]:
+        low, given, lost = (int8._decode(entry.pop(name)) for name in ("low", "given", "lost"))
+        entry |= {"low": int8._encode(low), "mean": int8._encode(low + given + lost)}
+    rewrite(spec.folder / int8.FILE, made)
+    texts = [ids.tolist() for ids in texts_of(spec, 20, seed=5)]
+    exact = outputs.normalise(run_each(loaded(spec, Precision.F32, chosen=chosen), texts))
+    given = outputs.normalise(run_each(loaded(spec, chosen=chosen), texts))
+    assert (exact * given).sum(axis=1).mean() >= 0.997
+
+
 def cut_off(content: bytes) -> bytes:
     return content[: len(content) // 2]
 
@@ -118,7 +169,7 @@ DAMAGES: list[tuple[Callable[[bytes], bytes], str]] = [
     (cut_off, "cannot be read as a calibration"),
     (change_a_window, "its checksum does not fit: it was changed or cut off"),
     (change_the_loss, "its checksum does not fit"),
-    (another_format, f"its format is 'senryu-int8-99'; this version reads {int8.FORMAT}"),
+    (another_format, f"its format is 'senryu-int8-99'; this version reads {' and '.join(int8.FORMATS)}"),
     (lambda _: b"", "cannot be read as a calibration"),
     (lambda _: b"[]", "cannot be read as a calibration"),
     (lambda _: b"\xff\x00\x9c", "cannot be read as a calibration"),
@@ -192,6 +243,24 @@ def test_every_family_stays_close_to_f32(family: Family, chosen: str) -> None:
 
 
 @pytest.mark.parametrize("chosen", OURS)
+def test_every_family_stays_close_where_all_is_split_that_can_be(
+    family: Family, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(windows, "SPLIT_NOISE", np.inf)
+    monkeypatch.setattr(windows, "ADDED_SHARE", 0.2)  # of few channels
+    made = calibrate(family.spec, family.texts[:50], threads=2)
+    assert any(of.is_split for of in made.windows.values())
+    monkeypatch.setattr(int8, "find", lambda _: made)
+    unseen = [ids.tolist() for ids in family.texts[50:]]
+    exact = outputs.normalise(run_each(loaded(family.spec, Precision.F32, chosen=chosen), unseen))
+    ready = loaded(family.spec, chosen=chosen)
+    given = run_each(ready, unseen)
+    assert (exact * outputs.normalise(given)).sum(axis=1).mean() >= 0.997
+    for indices in batches_of(ready, unseen, 0):
+        assert ready.run(batch([unseen[i] for i in indices])).tobytes() == given[indices].tobytes()
+
+
+@pytest.mark.parametrize("chosen", OURS)
 def test_a_texts_bits_do_not_depend_on_its_batch_in_int8(family: Family, chosen: str) -> None:
     texts = [ids[:length] for ids in golden(family.name)["ids"] for length in (1, 3, 17, 62, 64, 80, 150)]
     one = loaded(family.spec, threads=1, chosen=chosen)
@@ -233,11 +302,11 @@ def test_what_the_calibration_never_saw_is_still_a_vector(spec: ModelSpec, chose
 def test_a_channel_that_never_changes_has_a_window_all_the_same(value: float) -> None:
     low, high = np.array([-1.0, value, 0.5]), np.array([1.0, value, 2.5])
     weight = np.random.default_rng(3).normal(size=(4, 3)).astype(np.float32)
-    of = int8.window(low, high, (low + high) / 2, [weight])
+    of = windows.window(low, high, [weight])
     assert (of.low < of.high).all()
-    assert (of.low <= low).all()
-    assert (of.high >= high).all()
-    made = int8.quantise(weight, None, of)
+    assert (of.low <= low + 1e-7).all()  # as float16 has it
+    assert (of.high >= high - 1e-7).all()
+    made = windows.quantise(weight, None, of)
     assert np.isfinite(made.scales).all()
     assert np.isfinite(made.bias).all()
 

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from senryu.engine import int8
-from senryu.engine.int8 import Window
 from senryu.engine.kernels import Format, NotComputed
+from senryu.engine.windows import Window, as_stored, at_mean, quantise, step
 from senryu.models import Pooling
 from small_plans import SmallPlan, first_token, singles, window
 
@@ -47,7 +46,7 @@ def exact_layer(of: Format, outputs: int, inputs: int) -> tuple[dict[str, Array]
     weight[:, 0] = 127  # so that a code is the weight itself
     zeros = np.zeros(inputs, np.float32)
     tensors = {"table.weight": table, "x.weight": weight, "x.bias": whole(-99, 99, outputs)}
-    return tensors, {"x": Window(zeros, zeros + 255, zeros)}
+    return tensors, {"x": at_mean(zeros, zeros + 255, zeros)}
 
 
 @pytest.mark.parametrize("inputs", [4, 12, 384])
@@ -105,10 +104,10 @@ def as_bf16(x: Array) -> Array:
 
 
 def test_a_layer_in_u8_is_what_its_codes_amount_to(tmp_path: Path) -> None:
-    low, high = normal(12, seed=2) - 3, normal(12, seed=3) + 3
+    low, high = as_stored(normal(12, seed=2) - 3), as_stored(normal(12, seed=3) + 3)
     table = np.clip(normal(60, 12), low, high)
     tensors = {"table.weight": table, "x.weight": normal(70, 12, seed=1), "x.bias": normal(70)}
-    windows = {"x": Window(low, high, (low + high) / 2)}
+    windows = {"x": at_mean(low, high, (low + high) / 2)}
     plan = SmallPlan(tmp_path, tensors, lambda ops: ops.linear("x", look_up(ops)), windows=windows)
     difference = plan.run(singles(60)) - plan.exact(singles(60))
     widths = (high - low).astype(np.float64)
@@ -122,24 +121,24 @@ def test_a_layer_in_u8_is_what_its_codes_amount_to(tmp_path: Path) -> None:
 @pytest.mark.parametrize("behind", ["a table", "a layer"])
 @pytest.mark.parametrize("width", [12, 100, 128])
 def test_every_channel_has_a_window_of_its_own(tmp_path: Path, width: int, behind: str) -> None:
-    low, high = normal(width, seed=2) - 3, normal(width, seed=3) + 3
+    low, high = as_stored(normal(width, seed=4) - 3), as_stored(normal(width, seed=5) + 3)
     tensors = {
         "table.weight": normal(60, width),
         "turn.weight": np.eye(width, dtype=np.float32),
         "x.weight": normal(70, width, seed=1),
         "x.bias": normal(70),
     }
-    own = Window(low, high, (low + high) / 2)
+    own = at_mean(low, high, (low + high) / 2)
 
     def describe(ops: Any) -> Any:
         x = look_up(ops)
         return ops.linear("x", x if behind == "a table" else ops.linear("turn", x, bias=False))
 
     plan = SmallPlan(tmp_path, tensors, describe, windows={"x": own})
-    made = int8.quantise(tensors["x.weight"], tensors["x.bias"], own)
+    made = quantise(tensors["x.weight"], tensors["x.bias"], own)
     scale = np.float32(255) / (high - low)
     levels = np.clip(np.rint(tensors["table.weight"].astype(np.float64) * scale - low * scale), 0, 255)
-    expected = levels @ made.codes.T.astype(np.float64) * made.scales[:, 0] * (int8.step(own) / 255)
+    expected = levels @ made.codes.T.astype(np.float64) * made.scales[:, 0] * (step(own) / 255)
     np.testing.assert_allclose(plan.run(singles(60)), expected + made.bias, rtol=1e-5, atol=1e-5)
 
 

@@ -382,7 +382,7 @@ def test_the_shipped_calibration_is_the_one_that_the_command_makes(
     default_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """NOTE: the bytes are the same on one kind of processor; another rounds f32 otherwise, so here with a tolerance."""
-    monkeypatch.setattr(quantization, "CANDIDATES", 4)  # the two that are left, and two that are not
+    monkeypatch.setattr(quantization, "CANDIDATES", 2)  # none is left
     shipped = int8.read(SHIPPED, int8.weights_of(default_spec))
     made = quantization.quantise(
         default_spec, calibration.built_in(), threads=2, seconds=0, progress=Silent()
@@ -390,7 +390,8 @@ def test_the_shipped_calibration_is_the_one_that_the_command_makes(
     assert made.texts_sha256 == shipped.texts_sha256
     assert made.windows.keys() == shipped.windows.keys()
     for name, window in made.windows.items():
-        for edge in ("low", "high", "mean"):
+        assert (window.copies == shipped.windows[name].copies).all()
+        for edge in ("low", "high"):
             a, b = getattr(window, edge), getattr(shipped.windows[name], edge)
             np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3 * np.abs(b).max())
     assert made.loss is not None

@@ -24,9 +24,10 @@ from senryu.bench import Rate, in_rounds
 from senryu.calibration import Texts
 from senryu.engine import Engine
 from senryu.engine.calibration import calibrate
-from senryu.engine.int8 import FILE, FORMAT, LEVELS, Calibration, Loss, Window
+from senryu.engine.int8 import FILE, FORMATS, Calibration, Loss
 from senryu.engine.machine import native_precisions
 from senryu.engine.model import Model
+from senryu.engine.windows import Window, noise
 from senryu.errors import ModelError, SetupError
 from senryu.models import ModelSpec
 from senryu.tokenizer import Tokenizer
@@ -233,10 +234,8 @@ def _inputs(spec: ModelSpec, calibration: Calibration) -> list[_Input]:
 
 
 def _input(names: Sequence[str], window: Window, weights: Sequence[NDArray[np.float32]]) -> _Input:
-    """Predict the noise of a layer's outputs: a step's variance by channel, through the squares of its weights."""
-    variances = np.square((window.high - window.low).astype(np.float64) / (LEVELS - 1)) / 12
-    noises = [float((np.square(weight, dtype=np.float64) @ variances).mean()) for weight in weights]
-    return _Input(tuple(names), sum(weight.size for weight in weights), max(noises))
+    widths = (window.high - window.low) / window.copies
+    return _Input(tuple(names), sum(weight.size for weight in weights), noise(widths, weights))
 
 
 # ---- loss ---------------------------------------------------------------------------------------------------
@@ -328,7 +327,7 @@ def check_writable(path: Path) -> None:
         raise SetupError(f"{path}: is a folder; --output takes the name of a file.")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise SetupError(f"{path}: the folder {folder} cannot be written; name another file with --output.")
-    if path.exists() and FORMAT.encode() not in _head(path):
+    if path.exists() and not any(each.encode() in _head(path) for each in FORMATS):
         raise SetupError(f"{path}: is there, and is no calibration; name another file with --output.")
 
 

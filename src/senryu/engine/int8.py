@@ -1,7 +1,6 @@
-"""Static int8: what a calibration saw at the input of each linear layer, as a file, and layers made from it.
+"""Static int8: the windows of a model's layers as a file, and which file belongs to which model.
 
-Activations become u8 by a window per channel, whose shift and scale go into the weights (after SmoothQuant,
-arXiv:2211.10438); weights become i8 by a scale per output. Knows numbers and the file's format, no graph.
+Knows the file's formats, this one and the older; what a window is and what is made from it is windows.py's.
 """
 
 from __future__ import annotations
@@ -9,35 +8,24 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from senryu.engine.windows import Window, as_stored, at_mean
 from senryu.errors import ModelError
 from senryu.models import ModelSpec, file_hashes
 
-FORMAT = "senryu-int8-1"
+FORMAT = "senryu-int8-2"
+WITH_MEANS = (
+    "senryu-int8-1"  # without splits, and with the mean of each channel instead of what rounding made of it
+)
+FORMATS = (WITH_MEANS, FORMAT)
 FILE = "int8.json"  # in a model's folder
-
-# How much of a channel's spread is smoothed into the weights, 0 to 1; measured in docs/decisions/0007-int8.md
-SMOOTHING = 0.8
-
-LEVELS = 256
-# NOTE: of a channel's middle, at least 1e-3: narrower, and low and high may be one number in float16.
-NARROWEST = 2.0**-8
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """What one layer's input is quantised by, and that input's mean: float32 [inputs] each, low < high."""
-
-    low: NDArray[np.float32]
-    high: NDArray[np.float32]
-    mean: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +118,9 @@ def read(path: Path, weights: Mapping[str, str]) -> Calibration:
         found = content["format"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read as a calibration: {error!r}. {_MEND}") from None
-    if found != FORMAT:
-        raise ModelError(f"{path}: its format is {str(found)[:50]!a}; this version reads {FORMAT}. {_MEND}")
+    if found not in FORMATS:
+        known = " and ".join(FORMATS)
+        raise ModelError(f"{path}: its format is {str(found)[:50]!a}; this version reads {known}. {_MEND}")
     if content.get("sha256") != _checksum(content):
         raise ModelError(f"{path}: its checksum does not fit: it was changed or cut off. {_MEND}")
     if content["weights"] != dict(weights):
@@ -145,7 +134,7 @@ def read(path: Path, weights: Mapping[str, str]) -> Calibration:
         texts=about["texts"],
         tokens=about["tokens"],
         texts_sha256=about["sha256"],
-        windows={name: window for entry in content["inputs"] for name, window in _window(entry)},
+        windows=_windows(path, content),
         loss=Loss(**content["loss"]) if content["loss"] else None,
     )
 
@@ -157,15 +146,51 @@ def _windows_json(windows: Mapping[str, Window]) -> list[dict[str, Any]]:
     by_input: dict[int, tuple[list[str], Window]] = {}
     for name, window in windows.items():
         by_input.setdefault(id(window), ([], window))[0].append(name)
-    return [
-        {"layers": names} | {field.name: _encode(getattr(window, field.name)) for field in fields(Window)}
-        for names, window in by_input.values()
-    ]
+    return [{"layers": names} | _window_json(window) for names, window in by_input.values()]
 
 
-def _window(entry: Mapping[str, Any]) -> list[tuple[str, Window]]:
-    window = Window(*(_decode(entry[field.name]) for field in fields(Window)))
-    return [(name, window) for name in entry["layers"]]
+def _window_json(window: Window) -> dict[str, Any]:
+    several = np.flatnonzero(window.copies > 1)
+    copies = {str(channel): int(window.copies[channel]) for channel in several}
+    numbers = {name: _encode(getattr(window, name)) for name in ("low", "high", "given", "lost")}
+    return numbers | ({"copies": copies} if copies else {})
+
+
+def _windows(path: Path, content: Mapping[str, Any]) -> dict[str, Window]:
+    """Return the windows by layer. Raises ModelError for one whose parts do not fit each other."""
+    make: Callable[[Any], Window] = _older_window if content["format"] == WITH_MEANS else _window
+    windows: dict[str, Window] = {}
+    for entry in content["inputs"]:
+        try:
+            window = make(entry)
+            fits = _fits(window)
+        except (LookupError, ValueError, TypeError, AttributeError):
+            fits = False
+        if not fits:
+            raise ModelError(
+                f"{path}: a window's parts do not fit each other: {entry.get('layers')!a}. {_MEND}"
+            )
+        windows |= dict.fromkeys(entry["layers"], window)
+    return windows
+
+
+def _window(entry: Mapping[str, Any]) -> Window:
+    low, high, given, lost = (_decode(entry[name]) for name in ("low", "high", "given", "lost"))
+    copies = np.ones(len(low), np.intp)
+    for channel, count in entry.get("copies", {}).items():
+        copies[int(channel)] = count
+    return Window(low, high, copies, given, lost)
+
+
+def _older_window(entry: Mapping[str, Any]) -> Window:
+    low, high, mean = (_decode(entry[name]) for name in ("low", "high", "mean"))
+    return at_mean(low, high, mean)
+
+
+def _fits(window: Window) -> bool:
+    sizes = {len(array) for array in (window.low, window.high, window.lost)}
+    is_whole = int(window.copies.min()) >= 1 and int(window.copies.sum()) == len(window.given)
+    return len(sizes) == 1 and is_whole and bool((window.low < window.high).all())
 
 
 def _encode(values: NDArray[np.float32]) -> str:
@@ -173,7 +198,7 @@ def _encode(values: NDArray[np.float32]) -> str:
 
 
 def _decode(text: str) -> NDArray[np.float32]:
-    return np.frombuffer(base64.b64decode(text), "<f2").astype(np.float32)
+    return as_stored(np.frombuffer(base64.b64decode(text), "<f2"))
 
 
 def _canonical(content: Any) -> bytes:
@@ -182,62 +207,3 @@ def _canonical(content: Any) -> bytes:
 
 def _checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(_canonical({k: v for k, v in content.items() if k != "sha256"})).hexdigest()
-
-
-# ---- windows ------------------------------------------------------------------------------------------------
-
-
-def window(
-    low: NDArray[np.float64],
-    high: NDArray[np.float64],
-    mean: NDArray[np.float64],
-    weights: Sequence[NDArray[np.float32]],
-) -> Window:
-    """Return the window of an input, of which each channel was seen between `low` and `high`, [inputs] each.
-
-    `weights`: [outputs, inputs] of all layers that read it. A channel whose spread is great, or whose weights are
-    small, is given a wider window, and so a coarser step; the weights take up the difference.
-    """
-    middle, spread = (low + high) / 2, np.maximum(high - low, 1e-6)
-    largest = np.max([np.abs(weight).max(axis=0) for weight in weights], axis=0).astype(np.float64)
-    widths = spread**SMOOTHING / np.maximum(largest, 1e-8) ** (1 - SMOOTHING)
-    widths *= (spread / widths).max()  # the least that holds every channel
-    widths = np.maximum(widths, np.maximum(np.abs(middle), 1e-3) * NARROWEST)
-    # NOTE: as stored: what is computed from a calibration must not depend on whether it was read from a file.
-    return Window(
-        *(
-            _decode(_encode(array.astype(np.float32)))
-            for array in (middle - widths / 2, middle + widths / 2, mean)
-        )
-    )
-
-
-# ---- layers -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class QuantisedLinear:
-    """q · (codes · scales)ᵀ + bias, where q is the input in its window at 256 levels between 0 and `step`."""
-
-    codes: NDArray[np.int8]  # [outputs, inputs]
-    scales: NDArray[np.float32]  # [outputs, 1]
-    bias: NDArray[np.float32]  # [outputs]
-
-
-def step(of: Window) -> float:
-    """Return the greatest width of a window, which all of its channels are scaled to."""
-    return float((of.high - of.low).max())
-
-
-def quantise(weight: NDArray[np.float32], bias: NDArray[np.float32] | None, of: Window) -> QuantisedLinear:
-    """Make a layer's weight, [outputs, inputs], and its bias fit an input that was quantised by its window."""
-    shares = ((of.high - of.low) / np.float32(step(of))).astype(np.float64)  # [inputs], at most 1
-    scaled = weight * shares
-    scales = np.maximum(np.abs(scaled).max(axis=1, keepdims=True), 1e-12) / 127
-    codes = np.clip(np.round(scaled / scales), -127, 127)
-    rounded = codes * scales / shares  # what the codes amount to as a weight
-    shift = rounded @ of.low.astype(np.float64)
-    # What the rounding of the weights moves the mean output by, taken back (arXiv:1906.04721, section 4.2).
-    moved = (weight - rounded) @ of.mean.astype(np.float64)
-    whole = shift + moved + (0.0 if bias is None else bias)
-    return QuantisedLinear(codes.astype(np.int8), scales.astype(np.float32), whole.astype(np.float32))

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from senryu.engine.int8 import LEVELS, Window, quantise, step
 from senryu.engine.openvino_ops import Node, OpenVinoOps, op
 from senryu.engine.weights import Weights
+from senryu.engine.windows import LEVELS, Window, quantise, step
 
 
 class Int8Ops(OpenVinoOps):
@@ -44,11 +44,12 @@ class Int8Ops(OpenVinoOps):
         """Quantise an input once for all layers that read it."""
         key = id(x), id(window)
         if key not in self._quantised:
-            bounds = [
-                window.low[None],
-                window.high[None],
-                *(np.array([[end]], np.float32) for end in (0.0, step(window))),
-            ]
-            quantised = op.fake_quantize(x, *(op.constant(bound) for bound in bounds), LEVELS)
+            columns = window.columns
+            read = x
+            if window.is_split:
+                read = op.gather(x, op.constant(columns.channel.astype(np.int32)), op.constant(np.int32(1)))
+            ends = (np.array([[end]], np.float32) for end in (0.0, step(window)))
+            bounds = [columns.low[None], (columns.low + columns.width)[None], *ends]
+            quantised = op.fake_quantize(read, *(op.constant(bound) for bound in bounds), LEVELS)
             self._quantised[key] = quantised, x  # NOTE: keeps x, so that its id stays its own
         return self._quantised[key][0]

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from senryu.engine import kernels
-from senryu.engine.int8 import Window
 from senryu.engine.kernels import WORD, BatchTable, Operation
 from senryu.engine.machine import between_products
 from senryu.engine.native_ops import POOLINGS, Layer, Value
 from senryu.engine.plan import Formats, Planner
+from senryu.engine.windows import Window, at_mean
 from senryu.errors import SettingError
 from senryu.models import Pooling
 from senryu.types import Precision
@@ -117,7 +117,7 @@ def _chain(table: NDArray[np.float32], named: dict[str, NDArray[np.float32]]) ->
 
 def _window(channels: int) -> Window:
     high = np.full(channels, WIDEST / 2, np.float32)
-    return Window(-high, high, np.zeros(channels, np.float32))
+    return at_mean(-high, high, np.zeros(channels, np.float32))
 
 
 def flops(inputs: int, outputs: int, tokens: int) -> int:

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from senryu.engine.int8 import LEVELS, Window, quantise, step
 from senryu.engine.kernels import (
     ALIGNMENT,
     COLUMNS,
+    WORD,
     Format,
     NotComputed,
     Operation,
@@ -26,6 +26,7 @@ from senryu.engine.kernels import (
     pack,
 )
 from senryu.engine.native_ops import Layer, Value
+from senryu.engine.windows import LEVELS, Window, quantise, step
 
 # Rows that run through consecutive steps together: what they make of a layer stays in the second-level cache.
 BLOCK = 192
@@ -118,6 +119,35 @@ def _extend(step: _Fused, value: Value, others: list[Value]) -> None:
             step.added = others[0]
 
 
+def splittable(values: Sequence[Value], result: Value) -> frozenset[str]:
+    """Return the layers whose input may have several columns a channel."""
+    steps = fuse(values, result)
+    return frozenset(
+        step.head.layer.name
+        for step in steps
+        if step.head.layer and _makers(steps, step.head.inputs[0], result)
+    )
+
+
+def _makers(steps: Sequence[_Fused], value: Value, result: Value) -> list[_Fused]:
+    """Return the linear layers whose outputs are columns of a value that linear layers alone read; else none.
+
+    NOTE: only such a value can have its columns several times: by rows of the weights that make it.
+    """
+    makers = [step for step in steps if step.result is value]
+    makers += [step for step in steps if makers and step.result is makers[0].factors]
+    of_columns = all(step.head.layer and step.added is None for step in makers)
+    of_two = all(step.factors is None and _reads_of(steps, step.result) == 1 for step in makers[1:])
+    readers = [step for step in steps if value in step.reads]
+    to_layers = all(step.head.layer and step.reads.count(value) == 1 for step in readers)
+    in_place = value is not result and all(step.head.inputs[0] is value for step in readers)
+    return makers if of_columns and of_two and to_layers and in_place else []
+
+
+def _reads_of(steps: Sequence[_Fused], value: Value) -> int:
+    return sum(step.reads.count(value) for step in steps)
+
+
 class _Slots:
     """Where values lie; a slot whose value nobody reads any more is given to the next of its width."""
 
@@ -146,6 +176,7 @@ class Planner:
         self._slots = _Slots()
         self._at: dict[tuple[Value, Format], int] = {}
         self._window_of: dict[Value, Window] = {}
+        self._channels: dict[Value, NDArray[np.intp]] = {}  # of a value with several columns a channel
         self._kept: list[Any] = []
 
     def plan(self, values: Sequence[Value], result: Value, padding_id: int) -> Plan:
@@ -154,6 +185,7 @@ class Planner:
         wanted, last = self._demands(steps)
         wanted[result].add(Format.F32)
         last[result] = len(steps)
+        self._channels = self._split(steps, result)
         segments = _segments(steps)
         table = (Step * len(steps))()
         for index, each in enumerate(steps):
@@ -185,6 +217,20 @@ class Planner:
                     wanted[extra].add(Format.F32)
         return wanted, last
 
+    def _split(self, steps: Sequence[_Fused], result: Value) -> dict[Value, NDArray[np.intp]]:
+        """Return for each value that has several columns a channel the channel of each column."""
+        channels: dict[Value, NDArray[np.intp]] = {}
+        for value, window in self._window_of.items():
+            if window.is_split:
+                channel, makers = window.columns.channel, _makers(steps, value, result)
+                if not makers or len(channel) % WORD:
+                    raise NotComputed("a window is split whose input no linear layer makes for it alone.")
+                channels |= {step.result: channel for step in makers}
+        return channels
+
+    def _width(self, value: Value) -> int:
+        return len(self._channels[value]) if value in self._channels else value.width
+
     def _reads_as(self, value: Value) -> Format:
         if value.operation is Operation.ATTENTION:
             return self._formats.attention
@@ -198,7 +244,8 @@ class Planner:
         slots = [self._at[value, reads_as] for value in head.inputs]
         row.operation, row.in_format = head.operation, reads_as
         row.input, row.second, row.third = [*slots, -1, -1, -1][:3]
-        row.inputs, row.outputs = (head.inputs[0].width if head.inputs else 0), head.width
+        row.inputs = self._width(head.inputs[0]) if head.inputs else 0
+        row.outputs = self._width(fused.result)
         row.window = -1
         for name, given in head.given.items():
             setattr(row, name, given)
@@ -209,7 +256,7 @@ class Planner:
         for each in Format:
             row.out[each] = -1
         for each in sorted(wanted):
-            row.out[each] = self._at[fused.result, each] = self._slots.take(head.width, each, is_local)
+            row.out[each] = self._at[fused.result, each] = self._slots.take(row.outputs, each, is_local)
         if Format.U8 in wanted:
             self._fill_window(row, fused.result)
 
@@ -219,17 +266,20 @@ class Planner:
             setattr(row, name, -1 if value is None else self._at[value, Format.F32])
         weight: NDArray[Any] = self._weights.share(f"{layer.name}.weight", layer.part)
         bias = self._weights.share(f"{layer.name}.bias", layer.part) if layer.has_bias else None
+        scale = None
         if window := self._windows.get(layer.name):
             quantised = quantise(weight, bias, window)
             weight, bias = quantised.codes, quantised.bias
-            row.scale = self._padded(quantised.scales[:, 0] * np.float32(step(window) / (LEVELS - 1)))
-        row.weight = self._address(pack(Format(row.in_format), weight))
-        row.bias = None if bias is None else self._padded(bias)
+            scale = quantised.scales[:, 0] * np.float32(step(window) / (LEVELS - 1))
+        rows = self._channels.get(fused.result, slice(None))
+        row.weight = self._address(pack(Format(row.in_format), weight[rows]))
+        row.bias = None if bias is None else self._padded(bias[rows])
+        row.scale = None if scale is None else self._padded(scale[rows])
 
     def _fill_window(self, row: Step, value: Value) -> None:
-        window = self._window_of[value]
-        scale = np.float32(LEVELS - 1) / (window.high - window.low)
-        row.u8_scale, row.u8_shift = self._padded(scale), self._padded(-window.low * scale)
+        columns = self._window_of[value].columns
+        scale = np.float32(LEVELS - 1) / columns.width
+        row.u8_scale, row.u8_shift = self._padded(scale), self._padded(-columns.low * scale)
 
     def _padded(self, vector: NDArray[np.float32]) -> int:
         padded = np.zeros(-(-len(vector) // COLUMNS) * COLUMNS, np.float32)
