@@ -251,6 +251,7 @@ def test_a_key_in_the_url_is_refused_everywhere_and_repeated_nowhere(
             assert "secret-of-mine" not in told
             shape = "cohere" if path.startswith("/v2") or place.startswith("/v1/embed?") else "others"
             assert set(answer.json()) == ({"id", "message"} if shape == "cohere" else {"error"})
+    local.close()
     logged = str([vars(record) for record in caplog.records if record.name.startswith("senryu")])
     assert logged.count("'status': 401") == 4
     assert key not in logged

@@ -211,6 +211,7 @@ def test_each_key_is_answered_as_it_should_be_and_no_key_text_or_password_is_log
         if expected == 401:
             assert answer.headers["www-authenticate"] == "Bearer"
             assert not any(key in answer.body.decode() for key in vars(keys).values())
+    assert installation.server.get("/livez").status == 200  # what was answered before is logged by then
     log = installation.server.log()
     for route_status in (200, 400, 401, 403, 404, 405, 429):
         assert f'"status":{route_status}' in log
