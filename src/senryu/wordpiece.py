@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-MOST_KNOWN = 1 << 15  # words that are remembered, a few megabytes; then it begins anew
+MOST_KNOWN = 1 << 14  # words that are remembered, and pieces, 8 MB together; then it begins anew
 LONGEST_PIECE = 32  # characters of one that the library reads; a longer one is a text of its own kind
 MOST_PIECES = 1 / 4  # of a text's pieces that the library reads; a text with more is left to it whole
 
