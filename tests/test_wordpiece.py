@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from senryu import wordpiece
-from senryu.wordpiece import LONGEST_PIECE, WordPiece, reader
+from senryu.wordpiece import LONGEST_KNOWN, LONGEST_PIECE, WordPiece, reader
 
 PLAIN = "frog pond splash old the a is crow autumn unbelievably wordpieces 3.14 it's e.g. x86_64 C++ ## ##ing"
 OTHER = "Straße naïve été Ωμέγα ΟΔΟΣ İstanbul лягушка 古池 池や蛙 คบ e\u0301 \u0301 \u200b ﬁn ½ ² ’s — … 🐸"
@@ -122,6 +122,17 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         text = f"frog{number} pond"
         assert plain.ids(text) == tokenizer.encode(text, add_special_tokens=False).ids
         assert len(plain._known) <= 10
+
+
+def test_a_word_as_long_as_a_text_is_not_remembered() -> None:
+    tokenizer = built()
+    plain = of(tokenizer)
+    for text in ("z" * 60_000, "frog" * 20, "é " + "pond," * 5_000 + " the frog"):
+        assert plain.ids(text) == tokenizer.encode(text, add_special_tokens=False).ids
+    assert plain.ids("the frog") is not None
+    for remembered in (plain._known, plain._pieces):
+        assert remembered
+        assert max(map(len, remembered)) <= LONGEST_KNOWN
 
 
 def test_a_tokenizer_of_another_kind_has_no_reader() -> None:

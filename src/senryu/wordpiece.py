@@ -12,6 +12,7 @@ from collections.abc import Callable
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 MOST_KNOWN = 1 << 14  # words that are remembered, and pieces, 8 MB together; then it begins anew
+LONGEST_KNOWN = 32  # characters of what is remembered: a text may be one word, and a whole body long
 LONGEST_PIECE = 32  # characters of one that the library reads; a longer one is a text of its own kind
 MOST_PIECES = 1 / 4  # of a text's pieces that the library reads; a text with more is left to it whole
 
@@ -87,6 +88,8 @@ class _Words(dict[str, list[int]]):
 
     def __missing__(self, word: str) -> list[int]:
         ids = self._read(word)
+        if len(word) > LONGEST_KNOWN:
+            return ids
         if len(self) >= MOST_KNOWN:
             self.clear()
         self[word] = ids
