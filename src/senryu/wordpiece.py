@@ -49,8 +49,9 @@ class WordPiece:
 
     def ids(self, text: str) -> list[int] | None:
         """Return the ids of a text; None where the library has to read it."""
-        if not self._marks.isdisjoint(text):
-            return None
+        for mark in self._marks:
+            if mark in text:
+                return None
         if not (text.isascii() and text.isprintable()):
             return self._mixed(text)
         known, ids = self._known, list[int]()
