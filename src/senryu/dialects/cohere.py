@@ -12,12 +12,12 @@ from typing import Any
 
 from senryu.dialects import WIDE_BODY_BYTES, Dialect, Fault
 from senryu.dialects.fields import (
+    Fields,
     Reader,
     encodable,
     model,
     not_allowed,
     one_of,
-    read,
     refuse_unknown,
     required,
     texts,
@@ -65,10 +65,10 @@ def parse_v2(body: bytes) -> Call:
     return _call(values, 2, given[0], values[given[0]], wanted)
 
 
-def _read(fields: Mapping[str, Reader], body: bytes) -> dict[str, Any]:
+def _read(fields: Fields, body: bytes) -> dict[str, Any]:
     given = parse_object(body)
     refuse_unknown(given, fields)
-    return read(fields, given)
+    return fields.read(given)
 
 
 def _call(values: Mapping[str, Any], version: int, field: str, inputs: tuple[str, ...], wanted: Any) -> Call:
@@ -170,22 +170,26 @@ def _priority(name: str, value: Any) -> None:
         raise InvalidRequest(f"'{name}' must be a whole number from {bounds}; it is {shown(value)}.")
 
 
-V1_FIELDS: Mapping[str, Reader] = {
-    "model": model,
-    "images": _no_images,
-    "texts": _texts,
-    "input_type": _task(Task.SEARCH_DOCUMENT),
-    "embedding_types": _embedding_types,
-    "truncate": one_of(Truncate, Truncate.END),
-}
-V2_FIELDS: Mapping[str, Reader] = {
-    **V1_FIELDS,
-    "inputs": _inputs,
-    "input_type": _task(None),
-    "output_dimension": whole_number,
-    "max_tokens": whole_number,
-    "priority": _priority,
-}
+V1_FIELDS = Fields(
+    {
+        "model": model,
+        "images": _no_images,
+        "texts": _texts,
+        "input_type": _task(Task.SEARCH_DOCUMENT),
+        "embedding_types": _embedding_types,
+        "truncate": one_of(Truncate, Truncate.END),
+    }
+)
+V2_FIELDS = Fields(
+    {
+        **V1_FIELDS,
+        "inputs": _inputs,
+        "input_type": _task(None),
+        "output_dimension": whole_number,
+        "max_tokens": whole_number,
+        "priority": _priority,
+    }
+)
 
 
 # ---- response -----------------------------------------------------------------------------------------------

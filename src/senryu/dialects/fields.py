@@ -7,6 +7,7 @@ given and what is allowed. Null is the default of every field that has one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from enum import StrEnum
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
@@ -18,17 +19,29 @@ E = TypeVar("E", bound=StrEnum)
 Reader: TypeAlias = Callable[[str, Any], Any]
 
 
-def read(fields: Mapping[str, Reader], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Read every field of a dialect from a body. Raises InvalidRequest, with the field in `param`."""
-    values: dict[str, Any] = {}
-    name = ""
-    try:
-        for name, reader in fields.items():
-            values[name] = reader(name, given.get(name))
-    except InvalidRequest as error:
-        error.param = error.param or name
-        raise
-    return values
+class Fields(dict[str, Reader]):
+    """The fields of a dialect, and what reads each. What one means that is not given is found out once."""
+
+    def __init__(self, readers: Mapping[str, Reader]) -> None:
+        super().__init__(readers)
+        self._not_given: dict[str, Any] = {}
+        for name, reader in readers.items():
+            with suppress(InvalidRequest):  # a field that is required
+                self._not_given[name] = reader(name, None)
+
+    def read(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Read every field from a body. Raises InvalidRequest, with the field in `param`."""
+        values = self._not_given.copy()
+        name = ""
+        try:
+            for name, reader in self.items():
+                value = given.get(name)
+                if value is not None or name not in values:
+                    values[name] = reader(name, value)
+        except InvalidRequest as error:
+            error.param = error.param or name
+            raise
+        return values
 
 
 def refuse_unknown(given: Iterable[str], known: Iterable[str], advice: str = "") -> None:

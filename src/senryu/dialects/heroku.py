@@ -12,12 +12,11 @@ from typing import Any
 
 from senryu.dialects import Dialect, Fault
 from senryu.dialects.fields import (
-    Reader,
+    Fields,
     boolean,
     ignored_text,
     model,
     one_of,
-    read,
     refuse_unknown,
     required,
     texts,
@@ -52,7 +51,7 @@ def parse(body: bytes) -> Call:
     given = parse_object(body)
     if not boolean("allow_ignored_params", given.get("allow_ignored_params")):
         refuse_unknown(given, FIELDS, "; other fields are ignored with 'allow_ignored_params': true")
-    values = read(FIELDS, given)
+    values = FIELDS.read(given)
     return Call(
         EmbedRequest(
             model=values["model"],
@@ -106,17 +105,19 @@ def _output_type(name: str, value: Any) -> OutputType:
 
 _one_output_type = one_of(OutputType, OutputType.FLOAT)
 
-FIELDS: Mapping[str, Reader] = {
-    "model": model,
-    "input": _input,
-    "input_type": one_of(Task, Task.SEARCH_DOCUMENT),
-    "encoding_format": one_of(Encoding, Encoding.RAW, {"float": "raw"}),
-    "embedding_type": _output_type,
-    "allow_ignored_params": boolean,
-    "dimensions": whole_number,
-    "truncate": one_of(Truncate, Truncate.END),
-    "user": ignored_text,
-}
+FIELDS = Fields(
+    {
+        "model": model,
+        "input": _input,
+        "input_type": one_of(Task, Task.SEARCH_DOCUMENT),
+        "encoding_format": one_of(Encoding, Encoding.RAW, {"float": "raw"}),
+        "embedding_type": _output_type,
+        "allow_ignored_params": boolean,
+        "dimensions": whole_number,
+        "truncate": one_of(Truncate, Truncate.END),
+        "user": ignored_text,
+    }
+)
 
 
 # ---- response -----------------------------------------------------------------------------------------------
