@@ -47,7 +47,7 @@ class Body:
         """`arrived` gives the body at once if it is there to its end and nothing of it was received."""
         self._receive = receive
         self._arrived = arrived
-        self._room = Room()
+        self._room: Room | None = None
         self._held = 0
         self._declared = headers.get(b"content-length", b"0").decode("latin-1")
         self._waits_for_us = headers.get(b"expect", b"").lower() == b"100-continue"
@@ -59,7 +59,7 @@ class Body:
 
         A large one takes its place in `room`, and keeps it until `release`.
         """
-        self._room = room or self._room
+        self._room = room
         if self._declared.isdecimal() and int(self._declared) > most:
             raise BodyTooLarge(f"The body has {self._declared} bytes; at most {most} are allowed.")
         if self._arrived and not self.ended and (whole := self._arrived()) is not None:
@@ -84,14 +84,15 @@ class Body:
         """Hold the room for so many bytes. Raises BodyTooLarge, QueueFull."""
         if size > most:
             raise BodyTooLarge(f"The body has more than {most} bytes, the most that are allowed.")
-        if size > SMALL_BYTES:
+        if self._room is not None and size > SMALL_BYTES:
             self._room.take(size - self._held)
             self._held = size
 
     def release(self) -> None:
         """Give back what it took of the room."""
-        self._room.held -= self._held
-        self._held = 0
+        if self._room is not None:
+            self._room.held -= self._held
+            self._held = 0
 
     async def discard(self) -> None:
         """Take in the rest and keep nothing, within bounds; `ended` tells whether that was all.

@@ -30,7 +30,7 @@ def encode(
 def normalise(vectors: Vectors) -> Vectors:
     """Scale each row to length 1 in float32; a row of zeros stays."""
     rows = np.ascontiguousarray(vectors)
-    norms = np.sqrt(np.square(rows).sum(axis=1, keepdims=True))
+    norms: Vectors = np.sqrt(np.add.reduce(np.square(rows), axis=1, keepdims=True))
     unit: Vectors = rows / np.maximum(norms, _EPSILON)
     return unit
 

@@ -51,7 +51,7 @@ class Pipeline:
         started = time.perf_counter()
         texts = await tokenize(model, request, flow=ticket.key.id)
         timings.stages["tokenize"] = time.perf_counter() - started
-        prompt_tokens = sum(len(tokens.ids) for tokens in texts)
+        prompt_tokens = sum([len(tokens.ids) for tokens in texts])
         self.admission.charge(ticket, prompt_tokens)
 
         vectors = await model.lane.submit(texts, timings, flow=ticket.key.id)
@@ -63,8 +63,8 @@ class Pipeline:
             model=request.model,
             embeddings=embeddings,
             prompt_tokens=prompt_tokens,
-            truncated=sum(tokens.truncated for tokens in texts),
-            unknown_tokens=sum(tokens.unknown for tokens in texts),
+            truncated=sum([tokens.truncated for tokens in texts]),
+            unknown_tokens=sum([tokens.unknown for tokens in texts]),
             fingerprint=model.fingerprint,
         )
         self._count(result, texts, timings)
@@ -102,9 +102,8 @@ async def encode(
 
 def check_dimensions(dimensions: int | None, spec: ModelSpec) -> None:
     """Raise InvalidRequest, listing the sizes, if a model was not trained to be cut to this one."""
-    sizes = sorted({*spec.matryoshka, spec.dimensions})
-    if dimensions is not None and dimensions not in sizes:
-        listed = ", ".join(map(str, sizes))
+    if dimensions is not None and dimensions != spec.dimensions and dimensions not in spec.matryoshka:
+        listed = ", ".join(map(str, sorted({*spec.matryoshka, spec.dimensions})))
         raise InvalidRequest(
             f"'dimensions' is {dimensions}; the model '{spec.id}' offers {listed}.", "dimensions"
         )
