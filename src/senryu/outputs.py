@@ -30,8 +30,8 @@ def encode(
 def normalise(vectors: Vectors) -> Vectors:
     """Scale each row to length 1 in float32; a row of zeros stays."""
     rows = np.ascontiguousarray(vectors)
-    norms: Vectors = np.sqrt(np.add.reduce(np.square(rows), axis=1, keepdims=True))
-    unit: Vectors = rows / np.maximum(norms, _EPSILON)
+    norms = np.sqrt(np.add.reduce(np.square(rows), axis=1, keepdims=True))
+    unit: Vectors = np.divide(rows, np.maximum(norms, _EPSILON))
     return unit
 
 
