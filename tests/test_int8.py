@@ -191,6 +191,40 @@ def test_a_damaged_calibration_is_refused_with_the_file_and_the_remedy(
     assert "senryu quantize" in str(refusal.value)
 
 
+WRONG_PARTS = [
+    *(({}, name) for name in ("model", "weights", "calibration", "inputs", "loss")),
+    *(({"calibration": value}, "") for value in (None, [], "many", {"texts": 1})),
+    *(({"inputs": value}, "") for value in (None, 3, [3], [{}], {"layers": []})),
+    *(({"loss": value}, "") for value in (3, [1], {"cosine_mean": 0.9}, {"more": 1}, {"texts": "100"})),
+]
+
+
+@pytest.mark.parametrize(("changes", "missing"), WRONG_PARTS)
+def test_a_calibration_that_fits_its_checksum_and_lacks_a_part_is_refused(
+    spec: ModelSpec, changes: dict[str, Any], missing: str
+) -> None:
+    made = json.loads(quantised(spec).dumps()) | changes
+    made.pop(missing, None)
+    path = spec.folder / int8.FILE
+    rewrite(path, made)
+    with pytest.raises(ModelError, match=r"a part is missing|do not fit each other") as refusal:
+        loaded(spec)
+    assert str(refusal.value).startswith(f"{path}: ")
+    assert "senryu quantize" in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["low", "high", "given", "lost"])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_a_window_that_is_not_of_finite_numbers_is_refused(spec: ModelSpec, name: str, value: float) -> None:
+    made = json.loads(quantised(spec).dumps())
+    numbers = int8._decode(made["inputs"][0][name]).copy()
+    numbers[0] = value
+    made["inputs"][0][name] = int8._encode(numbers)
+    rewrite(spec.folder / int8.FILE, made)
+    with pytest.raises(ModelError, match="a window's parts do not fit each other"):
+        loaded(spec)
+
+
 def test_a_damaged_calibration_does_not_stop_the_other_precisions(spec: ModelSpec) -> None:
     (spec.folder / int8.FILE).write_text("no JSON")
     assert loaded(spec, Precision.F32).run(batch([[2, 9, 3]])).shape == (1, 32)

@@ -123,10 +123,19 @@ def read(path: Path, weights: Mapping[str, str]) -> Calibration:
         raise ModelError(f"{path}: its format is {str(found)[:50]!a}; this version reads {known}. {_MEND}")
     if content.get("sha256") != _checksum(content):
         raise ModelError(f"{path}: its checksum does not fit: it was changed or cut off. {_MEND}")
-    if content["weights"] != dict(weights):
+    try:
+        made_for, model = content["weights"], content["model"]
+        calibration = _calibration(path, content)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(
-            f"{path}: was made for other weights, of {content['model']!r}, than this model has. {_MEND}"
-        )
+            f"{path}: a part is missing, or is not what it must be: {error!r}. {_MEND}"
+        ) from None
+    if made_for != dict(weights):
+        raise ModelError(f"{path}: was made for other weights, of {model!r}, than this model has. {_MEND}")
+    return calibration
+
+
+def _calibration(path: Path, content: Mapping[str, Any]) -> Calibration:
     about = content["calibration"]
     return Calibration(
         model=content["model"],
@@ -135,8 +144,16 @@ def read(path: Path, weights: Mapping[str, str]) -> Calibration:
         tokens=about["tokens"],
         texts_sha256=about["sha256"],
         windows=_windows(path, content),
-        loss=Loss(**content["loss"]) if content["loss"] else None,
+        loss=_loss(content["loss"]),
     )
+
+
+def _loss(given: Mapping[str, Any] | None) -> Loss | None:
+    if not given:
+        return None
+    if not all(type(number) in (int, float) for number in given.values()):
+        raise TypeError("the loss is not made of numbers")
+    return Loss(**given)
 
 
 _MEND = "Make it anew with `senryu quantize`."
@@ -188,9 +205,11 @@ def _older_window(entry: Mapping[str, Any]) -> Window:
 
 
 def _fits(window: Window) -> bool:
-    sizes = {len(array) for array in (window.low, window.high, window.lost)}
+    arrays = (window.low, window.high, window.lost, window.given)
+    sizes = {len(array) for array in arrays[:3]}
     is_whole = int(window.copies.min()) >= 1 and int(window.copies.sum()) == len(window.given)
-    return len(sizes) == 1 and is_whole and bool((window.low < window.high).all())
+    are_numbers = all(bool(np.isfinite(array).all()) for array in arrays)
+    return len(sizes) == 1 and is_whole and are_numbers and bool((window.low < window.high).all())
 
 
 def _encode(values: NDArray[np.float32]) -> str:
