@@ -166,3 +166,25 @@ def test_flows_share_time_where_a_token_of_one_model_costs_more() -> None:
     while queue.take(lambda _: BUDGET):
         pass
     assert (queue.tokens, queue.cost) == (0, 0)
+
+
+@given(Backlog, st.integers(0, 5), Sizes)
+def test_a_batch_that_is_put_back_was_never_taken(
+    backlog: list[tuple[str, list[int]]], served: int, late: list[int]
+) -> None:
+    queues = FairQueue(), FairQueue()
+    for queue in queues:
+        warmed(queue, backlog, served)
+    left, right = queues
+    if batch := left.take(lambda _: BUDGET):
+        left.put_back(batch)
+    assert left.tokens == right.tokens
+    for queue in queues:
+        queue.put(jobs("a", late))
+    orders = []
+    for queue in queues:
+        order = []
+        while batch := queue.take(lambda _: BUDGET):
+            order.append([(job.flow, job.size, job.tag) for job in batch])
+        orders.append(order)
+    assert orders[0] == orders[1]

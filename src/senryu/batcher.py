@@ -1,8 +1,9 @@
 """Waiting texts → micro-batches → replies. Speaks in tokens; asks the engines what a text occupies.
 
 One queue for all models; an engine has a lane in it. The queue fills while the engines are busy and is emptied as fast
-as they run: no timer, no sleep. What runs next is fairqueue.py's to say, and is decided only when an engine stream is
-free. Identical texts of one flow that are under way together are computed once. Knows flows by name, not what a key is.
+as they run: no timer, no sleep. What runs next is fairqueue.py's to say, and is decided when a stream is free; where
+enough waits, one batch before that, and such a batch is taken back for a shorter text. Identical texts of one flow that
+are under way together are computed once. Knows flows by name, not what a key is.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import sys
 import threading
 import time
 from collections.abc import Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from senryu import metrics
 from senryu.engine import Engine, batch_of
+from senryu.engine.hands import Hands, Preparing
 from senryu.errors import EngineError, NotReady, QueueFull
 from senryu.fairqueue import FairQueue, Identity, Job, Submission
 from senryu.types import Timings, Tokens, Vectors
@@ -37,6 +40,9 @@ BUDGET_STEP = 32
 # Of the queue's bound: what is kept free beyond it for flows that have little waiting, and what little is.
 RESERVED_SHARE = 1 / 4
 SMALL_SHARE = 1 / 64
+
+# Of a batch, what has to wait before it is made ready while all streams run: less may still become more.
+READY_SHARE = 0.3
 
 # What an engine is taken to compute before it has been measured, in tokens/s of one stream.
 FIRST_RATE = 10_000.0
@@ -56,6 +62,7 @@ class Lane:
         self.batcher = batcher
         self._number = number
         self.engine = engine
+        self.prepares = isinstance(engine, Preparing)  # its batches may lie ready, and be taken back
         self.rate = FIRST_RATE  # tokens/s of one stream; soon measured
         self._measured = 0.0  # full batches' worth
 
@@ -80,22 +87,19 @@ class Lane:
         """Return what a text shares with those that it may run with."""
         return self._number, self.engine.bucket(len(tokens.ids))
 
-    def run(self, jobs: list[Job]) -> list[Vectors | EngineError]:
-        """Compute a batch; one that fails is halved until the text at fault stands alone."""
-        try:
-            vectors = self.engine.run(batch_of([job.tokens for job in jobs]))
-            if vectors.ndim != 2 or len(vectors) != len(jobs):
-                raise EngineError(f"the engine answered {len(jobs)} texts with an array of {vectors.shape}.")
-        except Exception as error:
-            logger.warning("a batch of %d failed: %s", len(jobs), error)
-            if len(jobs) == 1:
-                return [error if isinstance(error, EngineError) else EngineError(str(error))]
-            middle = len(jobs) // 2
-            return self.run(jobs[:middle]) + self.run(jobs[middle:])
-        finite = np.isfinite(vectors.sum(axis=1))
+    def rows(self, jobs: Sequence[Job], result: Vectors | Exception) -> list[Vectors | EngineError] | None:
+        """Return what each job is answered; None for a batch that failed, and must be halved to find the fault."""
+        if not isinstance(result, Exception) and (result.ndim != 2 or len(result) != len(jobs)):
+            result = EngineError(f"the engine answered {len(jobs)} texts with an array of {result.shape}.")
+        if isinstance(result, Exception):
+            logger.warning("a batch of %d failed: %s", len(jobs), result)
+            if len(jobs) > 1:
+                return None
+            return [result if isinstance(result, EngineError) else EngineError(str(result))]
+        finite = np.isfinite(result.sum(axis=1))
         return [
             row if good else EngineError("The model's answer is not a finite number.")
-            for row, good in zip(vectors, finite, strict=True)
+            for row, good in zip(result, finite, strict=True)
         ]
 
     def measure(self, tokens: int, seconds: float) -> None:
@@ -114,7 +118,7 @@ def give_way() -> None:
 
 
 class Batcher:
-    """Feeds every model's engine from all requests, with one thread per engine stream."""
+    """Feeds every model's engine from all requests. The event loop is the only caller, but for `open` and `close`."""
 
     def __init__(self, streams: int, queue_tokens: int, queue_seconds: float = math.inf) -> None:
         """`queue_tokens` bounds what may wait, and so does what is computed in `queue_seconds`."""
@@ -122,26 +126,32 @@ class Batcher:
         self._queue_seconds = queue_seconds
         self._queue = FairQueue()
         self._lanes: list[Lane] = []
-        self._under_way: dict[Identity, Job] = {}  # touched on the event loop alone
-        self._changed = threading.Condition()
+        self._opening = threading.Lock()
+        self._goes_ahead = False  # whether a batch may lie ready: then it must be possible to take it back
+        self._under_way: dict[Identity, Job] = {}
+        self._streams = streams
+        self._running = 0  # batches that were handed over, and are not back
+        self._handing_over = False  # at the end of this turn
+        self._ahead: list[Job] | None = (
+            None  # the batch that is one more than run side by side, until one is back
+        )
         self._closed = False
+        self._empty = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._threads = [
-            threading.Thread(target=self._work, name=f"engine-{n}", daemon=True) for n in range(streams)
-        ]
+        self._hands = Hands(streams, give_way)
 
     def open(self, engine: Engine) -> Lane:
         """Return a new lane for an engine."""
-        with self._changed:
+        with self._opening:
             lane = Lane(self, engine, len(self._lanes))
             self._lanes.append(lane)
+            self._goes_ahead = all(lane.prepares for lane in self._lanes)
         return lane
 
     def start(self) -> None:
         """Begin to work; replies are delivered on the running event loop."""
         self._loop = asyncio.get_running_loop()
-        for thread in self._threads:
-            thread.start()
+        self._hands.open()
 
     @property
     def waiting_tokens(self) -> int:
@@ -189,18 +199,19 @@ class Batcher:
             if not reserved:
                 job = self._under_way.get(job.identity) or fresh.setdefault(job.identity, job)
             jobs.append(job)
-        with self._changed:
-            if self._closed:
-                raise NotReady("The server is shutting down.", retry_after=1)
-            if reserved:
-                self._queue.put_reserved(jobs)
-            else:
-                self.check_room(lane, sum(job.size for job in fresh.values()), flow)
-                self._queue.put(list(dict.fromkeys(jobs)))
-            self._changed.notify()
+        if self._closed:
+            raise NotReady("The server is shutting down.", retry_after=1)
+        if reserved:
+            self._queue.put_reserved(jobs)
+        else:
+            needed = sum([job.size for job in fresh.values()])
+            self.check_room(lane, needed, flow)
+            self._think_again(jobs[0], needed)
+            self._queue.put(list(dict.fromkeys(jobs)))
         self._under_way.update(fresh)
         for row, job in enumerate(jobs):
             job.waiters.append((submission, row))
+        self._hand_over_soon()
         return jobs
 
     def check_room(self, lane: Lane, needed: int, flow: str = OWN_FLOW, *, about: bool = False) -> None:
@@ -229,12 +240,12 @@ class Batcher:
         No more than can be computed in time with the reserve.
         """
         seconds_left = self._queue_seconds / (1 + RESERVED_SHARE) - self._waiting_seconds()
-        in_time = self._queue.tokens + seconds_left * lane.rate * len(self._threads)
+        in_time = self._queue.tokens + seconds_left * lane.rate * self._streams
         return max(0, int(min(self.queue_tokens, in_time)))
 
     def _waiting_seconds(self) -> float:
         """Return how long what waits will take to compute."""
-        return self._queue.cost / (self._lanes[0].rate * len(self._threads)) if self._queue.tokens else 0.0
+        return self._queue.cost / (self._lanes[0].rate * self._streams) if self._queue.tokens else 0.0
 
     def retry_after(self) -> int:
         """Return the seconds until what waits now is computed, at least 1."""
@@ -242,12 +253,11 @@ class Batcher:
 
     def _abandon(self, submission: Submission, jobs: list[Job]) -> None:
         """Take a submission off its jobs, and jobs that nobody waits for any more off the queue."""
-        with self._changed:
-            for job in dict.fromkeys(jobs):
-                job.waiters = [waiter for waiter in job.waiters if waiter[0] is not submission]
-                if not job.waiters and not job.taken:
-                    self._queue.drop(job)
-                    self._under_way.pop(job.identity, None)
+        for job in dict.fromkeys(jobs):
+            job.waiters = [waiter for waiter in job.waiters if waiter[0] is not submission]
+            if not job.waiters and not job.taken:
+                self._queue.drop(job)
+                self._under_way.pop(job.identity, None)
 
     def _deliver(self, jobs: list[Job], rows: list[Vectors | EngineError], started: float) -> None:
         """Hand rows to those that wait for them; the last row of a submission completes its reply."""
@@ -257,30 +267,83 @@ class Batcher:
             for submission, place in job.waiters:
                 _fill(submission, place, row, started)
 
-    # ---- on the engines' threads -----------------------------------------------------------------------------
+    # ---- batches ---------------------------------------------------------------------------------------------
 
-    def _work(self) -> None:
-        give_way()
-        while jobs := self._next():
-            lane = self._lane_of(jobs[0])
-            started = time.perf_counter()
-            rows = lane.run(jobs)
-            self._measure(lane, jobs, time.perf_counter() - started)
-            self._call_loop(jobs, rows, started)
+    def _hand_over_soon(self) -> None:
+        """Hand over at once where a stream is free, else with what else comes in this turn of the loop."""
+        if self._running < self._streams:
+            self._hand_over()
+        elif not self._handing_over and self._may_hand_over():
+            assert self._loop is not None
+            self._handing_over = True
+            self._loop.call_soon(self._hand_over)
 
-    def _next(self) -> list[Job]:
-        """Wait for jobs; an empty list means closed, with nothing left to do."""
-        with self._changed:
-            while not (jobs := self._queue.take(self._budget_for)):
-                if self._closed:
-                    return []
-                self._changed.wait()
-            # NOTE: one thread is woken for what arrives, because two would wake for every lone text; the one that
-            # leaves something wakes the next.
-            if self._queue:
-                self._changed.notify()
-            metrics.QUEUE_TOKENS.set(self._queue.tokens)
-            return jobs
+    def _may_hand_over(self) -> bool:
+        """Tell whether there is a stream for a batch; or it is the next one, and there is something of it.
+
+        The next batch lies ready before the last one is done, so that no engine waits for the event loop.
+        """
+        if self._running < self._streams:
+            return bool(self._queue)
+        waiting = self._queue.tokens
+        return (
+            self._running == self._streams
+            and self._goes_ahead
+            and waiting >= READY_SHARE * self._lanes[0].budget
+        )
+
+    def _hand_over(self) -> None:
+        self._handing_over = False
+        while self._may_hand_over():
+            jobs = self._queue.take(self._budget_for)
+            if not jobs:
+                break
+            self._ahead = jobs if self._running == self._streams else None
+            self._start(jobs)
+        metrics.QUEUE_TOKENS.set(self._queue.tokens)
+
+    def _start(self, jobs: list[Job]) -> None:
+        lane = self._lane_of(jobs[0])
+        self._running += 1
+        tell = partial(self._finish, lane, jobs)
+        try:
+            self._hands.start(lane.engine, batch_of([job.tokens for job in jobs]), tell)
+        except Exception as error:
+            now = time.perf_counter()
+            assert self._loop is not None
+            self._loop.call_soon(tell, error, now, now)
+
+    def _think_again(self, job: Job, needed: int) -> None:
+        """Take back the batch that lies ready where a shorter text has come, which might be before it."""
+        ahead = self._ahead
+        if (
+            ahead
+            and job.bucket < ahead[0].bucket
+            and needed < sum([job.size for job in ahead]) / 2
+            and ahead[0].tag < math.inf
+            and self._hands.withdraw()
+        ):
+            self._running -= 1
+            self._ahead = None
+            self._queue.put_back(ahead)
+
+    def _finish(
+        self, lane: Lane, jobs: list[Job], result: Vectors | Exception, began: float, ended: float
+    ) -> None:
+        self._running -= 1
+        self._ahead = None
+        rows = lane.rows(jobs, result)
+        if rows is None:
+            middle = len(jobs) // 2
+            self._start(jobs[:middle])
+            self._start(jobs[middle:])
+            return
+        self._hand_over()
+        self._deliver(jobs, rows, began)
+        assert self._loop is not None
+        self._loop.call_soon(self._measure, lane, jobs, ended - began)  # behind the answers
+        if self._closed and not self._running and not self._queue:
+            self._empty.set()
 
     def _budget_for(self, job: Job) -> int:
         return self._lane_of(job).budget
@@ -289,30 +352,28 @@ class Batcher:
         return self._lanes[job.bucket[0]]
 
     def _measure(self, lane: Lane, jobs: list[Job], seconds: float) -> None:
-        tokens = sum(job.size for job in jobs)
-        with self._changed:
+        tokens = sum([job.size for job in jobs])
+        if seconds > 0:
             lane.measure(tokens, seconds)
         metrics.BATCH_TEXTS.observe(len(jobs))
         metrics.TOKENS_COMPUTED.inc(lane.engine.computed(tokens))
         metrics.TOKENS_USEFUL.inc(tokens)
         metrics.ENGINE_SECONDS.inc(seconds)
-        metrics.ENGINE_RATE.set(lane.rate * len(self._threads))
-
-    def _call_loop(self, jobs: list[Job], rows: list[Vectors | EngineError], started: float) -> None:
-        assert self._loop is not None
-        try:
-            self._loop.call_soon_threadsafe(self._deliver, jobs, rows, started)
-        except RuntimeError:  # the loop is gone: so is everyone who waited on it
-            logger.debug("%d answers came after the event loop had closed", len(jobs))
+        metrics.ENGINE_RATE.set(lane.rate * self._streams)
 
     def close(self) -> None:
-        """Refuse new texts, finish the waiting ones, end the threads."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            if thread.is_alive():
-                thread.join()
+        """Refuse new texts, finish the waiting ones, end the threads. From another thread than the event loop's."""
+        self._closed = True
+        if self._loop is not None and self._loop.is_running():
+            with contextlib.suppress(RuntimeError):  # the loop is gone: so is everyone who waited on it
+                self._loop.call_soon_threadsafe(self._tell_if_empty)
+                while self._loop.is_running() and not self._empty.wait(1):
+                    pass
+        self._hands.close()
+
+    def _tell_if_empty(self) -> None:
+        if not self._running and not self._queue:
+            self._empty.set()
 
 
 def _fill(submission: Submission, place: int, row: Vectors | EngineError, started: float) -> None:

@@ -46,6 +46,7 @@ class Job:
     weight: float = 1.0  # what a token of it costs, in those of a model that the others are compared with
     taken: bool = False  # by a batch, or dropped
     tag: float = math.inf  # where it stands in its flow; none before it is queued
+    arrival: int = 0  # behind how many others; so equal tags have an order
 
     #: Its tokens.
     size: int = field(init=False)
@@ -63,6 +64,9 @@ class Job:
 
 
 Identity: TypeAlias = tuple[str, Bucket, int, bytes]
+_Place: TypeAlias = tuple[
+    float, int, float, float
+]  # a flow's clock, turn, virtual time, and what it was served last
 _Entry: TypeAlias = "tuple[float, int, Job]"  # tag, arrival, job
 
 
@@ -108,8 +112,12 @@ class _Flow:
             self.buckets.pop(bucket, None)
 
 
+def _place(flow: _Flow) -> _Place:
+    return flow.clock, flow.turn, flow.virtual, flow.served
+
+
 class FairQueue:
-    """Jobs that wait. Not safe between threads: the batcher holds its lock around every call."""
+    """Jobs that wait. Not safe between threads: the event loop is the only caller."""
 
     def __init__(self) -> None:
         self.tokens = 0
@@ -120,6 +128,7 @@ class FairQueue:
         self._arrivals = itertools.count()
         self._turns = itertools.count(1)
         self._dropped = 0
+        self._before: tuple[float, dict[str, _Place]] = (0.0, {})  # the last batch was taken
 
     def __bool__(self) -> bool:
         """Tell whether anything waits."""
@@ -140,7 +149,8 @@ class FairQueue:
             if job.tag == math.inf:
                 self._count(job, 1)
             job.tag = tag  # NOTE: an entry with its former tag stays behind, and is passed over once the job is taken
-            heapq.heappush(flow.buckets.setdefault(job.bucket, []), (tag, next(self._arrivals), job))
+            job.arrival = next(self._arrivals)
+            heapq.heappush(flow.buckets.setdefault(job.bucket, []), (tag, job.arrival, job))
 
     def _count(self, job: Job, sign: int) -> None:
         self.tokens += sign * job.size
@@ -168,11 +178,9 @@ class FairQueue:
         heads = [(flow.clock, flow.turn, flow) for flow in self._flows.values() if flow.head()]
         if not heads:
             return []
-        clock, _, leader = min(heads, key=lambda head: head[:2])
+        _, _, leader = min(heads, key=lambda head: head[:2])
         head = leader.head()
         assert head is not None
-        self._clock = max(self._clock, clock)
-        leader.turn = next(self._turns)
         jobs = self._fill(head[2].bucket, budget(head[2]), leader)
         for job in jobs:
             self._count(job, -1)
@@ -181,12 +189,16 @@ class FairQueue:
 
     def _fill(self, bucket: Bucket, budget: int, leader: _Flow) -> list[Job]:
         """Take a job of the leader, then what fits, each from the flow whose clock is furthest behind."""
+        able = {name: flow for name, flow in self._flows.items() if bucket in flow.buckets}
+        self._before = self._clock, {name: _place(flow) for name, flow in able.items()}
+        self._clock = max(self._clock, leader.clock)
+        leader.turn = next(self._turns)
         first = leader.pop(bucket)
         assert first is not None
         jobs = [first]
         left = budget - first.size
         order = itertools.count()
-        flows = [(flow.clock, next(order), flow) for flow in self._flows.values() if bucket in flow.buckets]
+        flows = [(flow.clock, next(order), flow) for flow in able.values() if bucket in flow.buckets]
         heapq.heapify(flows)
         while flows and left > 0:
             _, _, flow = flows[0]
@@ -200,6 +212,18 @@ class FairQueue:
         for name in {job.flow for job in jobs}:
             self._flows[name].advance()
         return jobs
+
+    def put_back(self, jobs: Sequence[Job]) -> None:
+        """Undo the last `take`, which gave these jobs, none of them reserved."""
+        self._clock, places = self._before
+        for name, place in places.items():
+            flow = self._flows.setdefault(name, _Flow(place[0]))
+            flow.clock, flow.turn, flow.virtual, flow.served = place
+        for job in jobs:
+            job.taken = False
+            self._count(job, 1)
+            heap = self._flows[job.flow].buckets.setdefault(job.bucket, [])
+            heapq.heappush(heap, (job.tag, job.arrival, job))
 
     def drop(self, job: Job) -> None:
         """Forget a job that waits; its place is cleared away in passing, or all of them when they are many."""

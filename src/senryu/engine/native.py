@@ -5,13 +5,12 @@ Knows precision, arenas and streams; what a step computes is the kernels', what 
 
 from __future__ import annotations
 
-import queue
-
 import numpy as np
 from numpy.typing import NDArray
 
 from senryu.engine import int8, kernels
 from senryu.engine.batches import prompt_lengths
+from senryu.engine.hands import Prepared
 from senryu.engine.kernels import BatchTable
 from senryu.engine.machine import between_products, processor_name
 from senryu.engine.model import Model
@@ -60,10 +59,7 @@ class NativeEngine:
         planner = Planner(self._model.weights, formats, calibration.windows if calibration else {})
         self._plan = planner.plan(ops.values, ops.values[-1], ops.padding_id)
         self._model.weights.release()
-        self._arenas: queue.SimpleQueue[NDArray[np.uint8]] = queue.SimpleQueue()
-        for _ in range(self.streams):
-            self._arenas.put(kernels.aligned(0))
-        self._open = self.streams
+        self._arenas: list[NDArray[np.uint8]] = []
 
     def bucket(self, length: int) -> int:
         return max(_SHORTEST_BUCKET, 1 << (length - 1).bit_length())
@@ -72,23 +68,40 @@ class NativeEngine:
         return tokens
 
     def run(self, batch: Batch) -> Vectors:
-        library = kernels.library()
+        prepared = self.prepare(batch)
+        try:
+            kernels.library().senryu_run(
+                prepared.plan, prepared.table, prepared.arena.ctypes.data, prepared.vectors.ctypes.data
+            )
+        finally:
+            self.release(prepared)
+        return prepared.vectors
+
+    def prepare(self, batch: Batch) -> Prepared:
         arrays = [_int32(batch.input_ids), _int32(batch.lengths)]
         if not self._include_prompt:
             arrays.append(_int32(prompt_lengths(batch)))
         longest = self._check(*arrays[:2])
         tokens, texts = len(arrays[0]), len(arrays[1])
-        table = BatchTable(*[*(array.ctypes.data for array in arrays), None][:3], tokens, texts)
-        vectors = np.empty((texts, self._plan.width), np.float32)
-        arena = self._arenas.get()
+        size = kernels.library().senryu_arena_bytes(self._plan.table, tokens, longest)
+        return Prepared(
+            self._plan.table,
+            BatchTable(*[*(array.ctypes.data for array in arrays), None][:3], tokens, texts),
+            self._arena(size),
+            np.empty((texts, self._plan.width), np.float32),
+            arrays,
+        )
+
+    def _arena(self, size: int) -> NDArray[np.uint8]:
         try:
-            size = library.senryu_arena_bytes(self._plan.table, tokens, longest)
-            if len(arena) < size:
-                arena = kernels.aligned(size)
-            library.senryu_run(self._plan.table, table, arena.ctypes.data, vectors.ctypes.data)
-        finally:
-            self._arenas.put(arena if len(arena) <= _KEPT_BYTES else kernels.aligned(0))
-        return vectors
+            arena = self._arenas.pop()
+        except IndexError:  # NOTE: not asked before, because another thread may take the last one meanwhile
+            return kernels.aligned(size)
+        return arena if len(arena) >= size else kernels.aligned(size)
+
+    def release(self, prepared: Prepared) -> None:
+        if len(prepared.arena) <= _KEPT_BYTES:
+            self._arenas.append(prepared.arena)
 
     def _check(self, ids: NDArray[np.int32], lengths: NDArray[np.int32]) -> int:
         """Return the longest text's length. Raises EngineError for what the kernels would read out of bounds."""
@@ -104,9 +117,7 @@ class NativeEngine:
         return longest
 
     def close(self) -> None:
-        while self._open:
-            self._arenas.get()
-            self._open -= 1
+        self._arenas.clear()
 
 
 def _check_native(precision: Precision) -> None:

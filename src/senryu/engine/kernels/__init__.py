@@ -21,9 +21,10 @@ from senryu.types import Precision
 LIBRARY = Path(__file__).with_name("senryu_kernels.so")
 
 # What a library of other sources would misunderstand; plan.h's too.
-VERSION = 2
+VERSION = 3
 ALIGNMENT = 64
 COLUMNS = 64  # of a panel of a packed weight
+PLACES = 256  # of a desk
 WORD = 4  # numbers of the narrowest format that are multiplied together
 
 _BASE = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "fma"})
@@ -111,21 +112,49 @@ class BatchTable(Structure):
     )
 
 
+class Task(Structure):
+    """A batch that a crew runs."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("plan", "batch", "arena", "vectors")),
+        *((name, c_int64) for name in ("began", "ended")),
+        *((name, c_int32) for name in ("is_done", "padding")),
+    )
+
+
+class Desk(Structure):
+    """Where a crew finds its tasks."""
+
+    _fields_ = (
+        ("counts", c_int64),
+        *((name, c_int32) for name in ("news", "sleepers", "is_closed", "bell")),
+        ("tasks", Task * PLACES),
+    )
+
+
 @cache
 def library() -> Any:
     """Load the library. Raises OSError where there is none, or one of other sources."""
     loaded: Any = ctypes.CDLL(str(LIBRARY))
     loaded.senryu_sizes.restype = c_int64
-    sizes = [loaded.senryu_sizes(index) for index in range(4)]
-    if loaded.senryu_plan_version() != VERSION or sizes != [
-        ctypes.sizeof(each) for each in (Slot, Step, PlanTable, BatchTable)
-    ]:
+    structures = (Slot, Step, PlanTable, BatchTable, Task, Desk)
+    if loaded.senryu_plan_version() != VERSION or [
+        loaded.senryu_sizes(index) for index in range(len(structures))
+    ] != [ctypes.sizeof(each) for each in structures]:
         raise OSError(f"{LIBRARY}: was made of other sources; build it again")
-    # NOTE: with the interpreter's lock held: to give it away for a sum means to wait for it afterwards.
-    arena_bytes = ctypes.PyDLL(str(LIBRARY)).senryu_arena_bytes
-    arena_bytes.restype = c_int64
-    arena_bytes.argtypes = (POINTER(PlanTable), c_int64, c_int64)
-    loaded.senryu_arena_bytes = arena_bytes
+    # NOTE: with the interpreter's lock held: to give it away for so little means to wait for it afterwards.
+    holding = ctypes.PyDLL(str(LIBRARY))
+    for name, result, *arguments in (
+        ("senryu_arena_bytes", c_int64, POINTER(PlanTable), c_int64, c_int64),
+        ("senryu_post", None, POINTER(Desk)),
+        ("senryu_withdraw", c_int32, POINTER(Desk)),
+        ("senryu_dismiss", None, POINTER(Desk)),
+    ):
+        function = getattr(holding, name)
+        function.restype, function.argtypes = result, arguments
+        setattr(loaded, name, function)
+    loaded.senryu_serve.restype = None
+    loaded.senryu_serve.argtypes = (POINTER(Desk),)
     loaded.senryu_run.restype = None
     loaded.senryu_run.argtypes = (POINTER(PlanTable), POINTER(BatchTable), c_void_p, c_void_p)
     loaded.senryu_pack.restype = None

@@ -2,11 +2,11 @@
 // block stays in the cache, attention text by text. One call runs on one thread, allocates nothing and keeps nothing.
 //
 // Knows the machine (x86-64 with AVX-512) and plan.h; nothing of models, files or Python.
+#define EXPORT __attribute__((visibility("default")))
 #include "attention.h"
+#include "crew.h"
 #include "linear.h"
 #include "pooling.h"
-
-#define EXPORT __attribute__((visibility("default")))
 
 static void attention(const run *r, const step *s) {
     const batch *b = r->batch;
@@ -122,7 +122,7 @@ EXPORT int64_t senryu_arena_bytes(const plan *p, int64_t tokens, int64_t longest
 }
 
 // Run a plan; the last step's result, F32 [texts, outputs], is copied to `vectors`.
-EXPORT void senryu_run(const plan *p, const batch *b, char *arena, float *vectors) {
+static void run_plan(const plan *p, const batch *b, char *arena, float *vectors) {
     run r = {.plan = p, .batch = b, .slots = (char **)arena};
     char *at = arena + up(8L * p->slot_count, 64);
     int32_t *positions = (int32_t *)at, *padded = (int32_t *)(at + up(4L * b->tokens, 64));
@@ -141,6 +141,8 @@ EXPORT void senryu_run(const plan *p, const batch *b, char *arena, float *vector
             _mm512_mask_storeu_ps(vectors + text * last->outputs + c, first(last->outputs - c),
                                   load(row_at(result, text), c, last->outputs));
 }
+
+EXPORT void senryu_run(const plan *p, const batch *b, char *arena, float *vectors) { run_plan(p, b, arena, vectors); }
 
 // To the nearest bf16, ties to even.
 static uint32_t rounded(float x) {
@@ -170,10 +172,10 @@ EXPORT void senryu_pack(int32_t format, const char *weight, int64_t outputs, int
     }
 }
 
-EXPORT int32_t senryu_plan_version(void) { return 2; }
+EXPORT int32_t senryu_plan_version(void) { return 3; }
 EXPORT int64_t senryu_sizes(int32_t which) {
-    const int64_t sizes[] = {sizeof(slot), sizeof(step), sizeof(plan), sizeof(batch)};
-    return sizes[which & 3];
+    const int64_t sizes[] = {sizeof(slot), sizeof(step), sizeof(plan), sizeof(batch), sizeof(task), sizeof(desk)};
+    return sizes[which];
 }
 
 #if defined(__clang__)

@@ -1,0 +1,176 @@
+"""Threads that run batches: a crew that takes them from a desk without the interpreter's lock, or Python's own.
+
+Knows engines and the event loop that answers are told on; nothing of queues, requests or order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from ctypes import addressof
+from dataclasses import dataclass
+from functools import partial
+from threading import Thread
+from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
+
+from numpy.typing import NDArray
+
+from senryu.engine import kernels
+from senryu.engine.kernels import PLACES, BatchTable, Desk, PlanTable
+from senryu.types import Batch, Vectors
+
+logger = logging.getLogger(__name__)
+
+# What is told of a batch, on the event loop: its vectors or what failed, and when it began and ended, by
+# time.perf_counter.
+Tell: TypeAlias = Callable[[Vectors | Exception, float, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A batch as the kernels take it, and where its vectors will be."""
+
+    plan: PlanTable
+    table: BatchTable
+    arena: NDArray[Any]
+    vectors: Vectors
+    kept: Any  # what the table points to
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """An engine whose batches a crew runs."""
+
+    def prepare(self, batch: Batch) -> Prepared:
+        """Lay a batch out for the kernels. Raises EngineError if it cannot be computed."""
+
+    def release(self, prepared: Prepared) -> None:
+        """Take back what a batch was lent."""
+
+
+class Runs(Protocol):
+    """An engine."""
+
+    def run(self, batch: Batch) -> Vectors: ...
+
+
+class Hands:
+    """Up to `threads` batches at a time. `begin` is called first on each thread."""
+
+    def __init__(self, threads: int, begin: Callable[[], None]) -> None:
+        self._threads = min(threads, PLACES // 2)
+        self._begin = begin
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="engine", initializer=begin)
+        self._crew: _Crew | None = None
+
+    def open(self) -> None:
+        """Begin to work for the running event loop."""
+        self._loop = asyncio.get_running_loop()
+
+    def start(self, engine: Runs, batch: Batch, tell: Tell) -> None:
+        """Have a batch computed, after those that were started before. Raises EngineError."""
+        prepare = getattr(
+            engine, "prepare", None
+        )  # NOTE: to ask for the protocol costs more than all else here
+        if prepare is None:
+            self._pool.submit(self._run, engine, batch, tell)
+            return
+        if self._crew is None:
+            assert self._loop is not None
+            self._crew = _Crew(self._threads, self._begin, self._loop)
+        self._crew.post(cast(Preparing, engine), prepare(batch), tell)
+
+    def withdraw(self) -> bool:
+        """Take back the batch that was started last by the crew; False where it has begun."""
+        return self._crew is not None and self._crew.withdraw()
+
+    def _run(self, engine: Runs, batch: Batch, tell: Tell) -> None:
+        assert self._loop is not None
+        began = time.perf_counter()
+        try:
+            result: Vectors | Exception = engine.run(batch)
+        except Exception as error:
+            result = error
+        try:
+            self._loop.call_soon_threadsafe(tell, result, began, time.perf_counter())
+        except RuntimeError:  # the loop is gone: so is everyone who waited on it
+            logger.debug("an answer came after the event loop had closed")
+
+    def close(self) -> None:
+        """Wait for what runs, and end the threads."""
+        self._pool.shutdown()
+        crew, self._crew = self._crew, None
+        if crew is not None:
+            crew.close()
+
+
+class _Crew:
+    def __init__(self, threads: int, begin: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
+        self._library = kernels.library()
+        self._desk = Desk()
+        self._bell = self._desk.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._loop = loop
+        self._posted = 0
+        self._under_way: list[tuple[int, Preparing, Prepared, Tell]] = []
+        loop.add_reader(self._bell, self._rung)
+        self._threads = [
+            Thread(target=partial(self._serve, begin), name=f"crew-{n}", daemon=True) for n in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _serve(self, begin: Callable[[], None]) -> None:
+        begin()
+        self._library.senryu_serve(self._desk)
+
+    def post(self, engine: Preparing, prepared: Prepared, tell: Tell) -> None:
+        place = self._posted % PLACES
+        task = self._desk.tasks[place]
+        task.plan, task.batch = addressof(prepared.plan), addressof(prepared.table)
+        task.arena, task.vectors = prepared.arena.ctypes.data, prepared.vectors.ctypes.data
+        task.is_done = 0
+        self._posted += 1
+        self._under_way.append((place, engine, prepared, tell))
+        self._library.senryu_post(self._desk)
+
+    def withdraw(self) -> bool:
+        if not self._library.senryu_withdraw(self._desk):
+            return False
+        self._posted -= 1
+        _, engine, prepared, _ = self._under_way.pop()
+        engine.release(prepared)
+        return True
+
+    def _rung(self) -> None:
+        os.eventfd_read(self._bell)
+        self._tell()
+
+    def _tell(self) -> None:
+        done = [one for one in self._under_way if self._desk.tasks[one[0]].is_done]
+        self._under_way = [one for one in self._under_way if one not in done]
+        for place, engine, prepared, tell in done:
+            task = self._desk.tasks[place]
+            engine.release(prepared)
+            try:
+                tell(prepared.vectors, task.began * 1e-9, task.ended * 1e-9)
+            except Exception:  # NOTE: or nobody would learn of the others that are done
+                logger.exception("an answer was not taken")
+
+    def close(self) -> None:
+        self._library.senryu_dismiss(self._desk)
+        for thread in self._threads:
+            thread.join()
+        try:
+            self._loop.call_soon_threadsafe(self._leave)
+        except RuntimeError:  # the loop is gone: so is everyone who waited on it
+            os.close(self._bell)
+
+    def _leave(self) -> None:
+        self._tell()  # NOTE: what was done last rang, but the loop may not have heard it
+        self._loop.remove_reader(self._bell)
+        os.close(self._bell)

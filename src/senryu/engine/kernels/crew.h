@@ -1,0 +1,113 @@
+// A crew: threads that run what lies on a desk, one batch after the other, with no word of Python in between.
+// Knows Linux's futex and eventfd by number, for there is no libc here; what a batch computes is run_plan's.
+#pragma once
+#include "plan.h"
+
+#define PLACES 256  // of a desk; who posts keeps fewer under way
+
+typedef struct {
+    const plan *plan;
+    const batch *batch;
+    char *arena;
+    float *vectors;
+    int64_t began, ended;  // nanoseconds, CLOCK_MONOTONIC
+    int32_t is_done, padding;
+} task;
+
+typedef struct {
+    uint64_t counts;         // how many were posted, and in the upper half how many of these were taken
+    int32_t news, sleepers;  // what sleepers wait for: it counts tasks, and the end
+    int32_t is_closed;
+    int32_t bell;  // an eventfd, rung for every task that is done
+    task tasks[PLACES];
+} desk;
+
+enum { WRITE = 1, FUTEX = 202, CLOCK_GETTIME = 228 };
+enum { FUTEX_WAIT_PRIVATE = 128, FUTEX_WAKE_PRIVATE = 129 };
+enum { MONOTONIC = 1 };
+
+static long ask_system(long number, long a, long b, long c, long d) {
+    register long fourth __asm__("r10") = d;
+    long result;
+    __asm__ volatile("syscall"
+                     : "=a"(result)
+                     : "a"(number), "D"(a), "S"(b), "d"(c), "r"(fourth)
+                     : "rcx", "r11", "memory");
+    return result;
+}
+
+static int64_t now(void) {
+    int64_t time[2];
+    ask_system(CLOCK_GETTIME, MONOTONIC, (long)time, 0, 0);
+    return time[0] * 1000000000 + time[1];
+}
+
+static uint32_t posted(uint64_t counts) { return (uint32_t)counts; }
+static uint32_t taken(uint64_t counts) { return (uint32_t)(counts >> 32); }
+static uint64_t counts_of(uint32_t posted, uint32_t taken) { return (uint64_t)taken << 32 | posted; }
+
+static int change(desk *d, uint64_t *from, uint64_t to) {
+    return __atomic_compare_exchange_n(&d->counts, from, to, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
+static task *take(desk *d) {
+    uint64_t seen = __atomic_load_n(&d->counts, __ATOMIC_SEQ_CST);
+    while (taken(seen) != posted(seen))
+        if (change(d, &seen, counts_of(posted(seen), taken(seen) + 1))) return &d->tasks[taken(seen) % PLACES];
+    return 0;
+}
+
+static void tell(desk *d, int32_t sleepers) {
+    __atomic_add_fetch(&d->news, 1, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&d->sleepers, __ATOMIC_SEQ_CST))
+        ask_system(FUTEX, (long)&d->news, FUTEX_WAKE_PRIVATE, sleepers, 0);
+}
+
+static void run_plan(const plan *p, const batch *b, char *arena, float *vectors);
+
+static void run_task(desk *d, task *t) {
+    int64_t one = 1;
+    t->began = now();
+    run_plan(t->plan, t->batch, t->arena, t->vectors);
+    t->ended = now();
+    __atomic_store_n(&t->is_done, 1, __ATOMIC_SEQ_CST);
+    ask_system(WRITE, d->bell, (long)&one, sizeof one, 0);
+}
+
+// Run tasks until the desk is closed and empty.
+EXPORT void senryu_serve(desk *d) {
+    for (;;) {
+        int32_t seen = __atomic_load_n(&d->news, __ATOMIC_SEQ_CST);
+        task *t = take(d);
+        if (t) {
+            run_task(d, t);
+        } else if (__atomic_load_n(&d->is_closed, __ATOMIC_SEQ_CST)) {
+            return;
+        } else {
+            __atomic_add_fetch(&d->sleepers, 1, __ATOMIC_SEQ_CST);
+            ask_system(FUTEX, (long)&d->news, FUTEX_WAIT_PRIVATE, seen, 0);
+            __atomic_sub_fetch(&d->sleepers, 1, __ATOMIC_SEQ_CST);
+        }
+    }
+}
+
+// Tell the crew of the task that was written into the next place.
+EXPORT void senryu_post(desk *d) {
+    uint64_t seen = __atomic_load_n(&d->counts, __ATOMIC_SEQ_CST);
+    while (!change(d, &seen, counts_of(posted(seen) + 1, taken(seen)))) {}
+    tell(d, 1);
+}
+
+// Take the task back that was posted last; 0: it has begun.
+EXPORT int32_t senryu_withdraw(desk *d) {
+    uint64_t seen = __atomic_load_n(&d->counts, __ATOMIC_SEQ_CST);
+    while (taken(seen) != posted(seen))
+        if (change(d, &seen, counts_of(posted(seen) - 1, taken(seen)))) return 1;
+    return 0;
+}
+
+// Let the crew go when all is done.
+EXPORT void senryu_dismiss(desk *d) {
+    __atomic_store_n(&d->is_closed, 1, __ATOMIC_SEQ_CST);
+    tell(d, 1 << 30);
+}

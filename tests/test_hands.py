@@ -1,0 +1,146 @@
+"""Batches on threads: the crew's have the engine's own bits, and one that has not begun can be taken back."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+
+import engines
+from fake_engine import POISON, FakeEngine
+from senryu import models
+from senryu.engine.hands import Hands
+from senryu.engine.native import NativeEngine
+from senryu.types import Batch, Vectors
+from tiny import make_model
+
+Answer = Vectors | Exception
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory) -> NativeEngine:
+    loaded = engines.load(models.load_spec(make_model(tmp_path_factory.mktemp("m") / "m")), "native")
+    assert isinstance(loaded, NativeEngine)
+    return loaded
+
+
+def batch(*lengths: int) -> Batch:
+    return Batch(np.arange(sum(lengths), dtype=np.int32) % 50 + 5, np.array(lengths, np.int32))
+
+
+LONG = batch(*[64] * 5000)  # a second and more
+
+
+class Told:
+    """Notes what is told of a batch."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answer] = []
+        self.came = asyncio.Event()
+
+    def __call__(self, answer: Answer, began: float, ended: float) -> None:
+        assert began <= ended
+        self.answers.append(answer)
+        self.came.set()
+
+
+def run(test: Callable[[Hands], Coroutine[Any, Any, None]], threads: int = 1) -> None:
+    async def with_hands() -> None:
+        hands = Hands(threads, lambda: None)
+        hands.open()
+        try:
+            async with asyncio.timeout(60):
+                await test(hands)
+        finally:
+            await asyncio.to_thread(hands.close)
+
+    asyncio.run(with_hands())
+
+
+def test_a_crew_gives_the_engines_own_bits_in_whatever_order(native: NativeEngine) -> None:
+    batches = [batch(*range(1, 2 + n % 20)) for n in range(300)]
+
+    async def test(hands: Hands) -> None:
+        told = [Told() for _ in batches]
+        for begin in range(0, len(batches), 50):
+            for one, tell in zip(batches[begin : begin + 50], told[begin : begin + 50], strict=True):
+                hands.start(native, one, tell)
+            for tell in told[begin : begin + 50]:
+                await tell.came.wait()
+        for one, tell in zip(batches, told, strict=True):
+            (answer,) = tell.answers
+            assert isinstance(answer, np.ndarray)
+            assert answer.tobytes() == native.run(one).tobytes()
+
+    run(test, threads=3)
+
+
+def test_only_what_has_not_begun_is_taken_back(native: NativeEngine) -> None:
+    async def test(hands: Hands) -> None:
+        first, second, third = Told(), Told(), Told()
+        hands.start(native, LONG, first)
+        hands.start(native, batch(3), second)
+        assert hands.withdraw()
+        hands.start(native, batch(4, 5), third)
+        await third.came.wait()
+        assert [len(told.answers) for told in (first, second, third)] == [1, 0, 1]
+        assert not hands.withdraw()
+        (answer,) = third.answers
+        assert isinstance(answer, np.ndarray)
+        assert answer.tobytes() == native.run(batch(4, 5)).tobytes()
+
+    run(test)
+
+
+def test_closing_waits_for_what_was_started(native: NativeEngine) -> None:
+    async def test(hands: Hands) -> None:
+        told = [Told(), Told()]
+        for tell in told:
+            hands.start(native, LONG, tell)
+        await asyncio.to_thread(hands.close)
+        await asyncio.gather(*(tell.came.wait() for tell in told))
+
+    run(test)
+
+
+def test_what_is_done_while_the_loop_cannot_hear_is_told_before_the_end(native: NativeEngine) -> None:
+    async def test(hands: Hands) -> None:
+        told = Told()
+        hands.start(native, batch(3), told)
+        hands.close()
+        await told.came.wait()
+
+    run(test)
+
+
+def test_what_the_kernels_would_read_out_of_bounds_is_refused_at_once(native: NativeEngine) -> None:
+    async def test(hands: Hands) -> None:
+        with pytest.raises(Exception, match="token ids from"):
+            hands.start(native, Batch(np.array([1 << 20], np.int32), np.array([1], np.int32)), Told())
+
+    run(test)
+
+
+def test_another_engine_runs_on_pythons_threads_and_cannot_be_taken_back() -> None:
+    async def test(hands: Hands) -> None:
+        engine, names = FakeEngine(), list[str]()
+
+        class Named(FakeEngine):
+            def run(self, batch: Batch) -> Vectors:
+                names.append(threading.current_thread().name)
+                return engine.run(batch)
+
+        good, bad = Told(), Told()
+        hands.start(Named(), batch(2), good)
+        hands.start(Named(), Batch(np.array([POISON], np.int32), np.array([1], np.int32)), bad)
+        assert not hands.withdraw()
+        await asyncio.gather(good.came.wait(), bad.came.wait())
+        assert isinstance(good.answers[0], np.ndarray)
+        assert isinstance(bad.answers[0], RuntimeError)
+        assert all(name.startswith("engine") for name in names)
+
+    run(test)
