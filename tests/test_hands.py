@@ -14,6 +14,7 @@ import engines
 from fake_engine import POISON, FakeEngine
 from senryu import models
 from senryu.engine.hands import Hands
+from senryu.engine.kernels import PLACES
 from senryu.engine.native import NativeEngine
 from senryu.types import Batch, Vectors
 from tiny import make_model
@@ -77,6 +78,33 @@ def test_a_crew_gives_the_engines_own_bits_in_whatever_order(native: NativeEngin
             assert answer.tobytes() == native.run(one).tobytes()
 
     run(test, threads=3)
+
+
+def test_a_batch_that_outlasts_hundreds_of_others_keeps_its_place(native: NativeEngine) -> None:
+    async def test(hands: Hands) -> None:
+        long, first, short = Told(), native.run(LONG).tobytes(), batch(3)
+        exact = native.run(short).tobytes()
+        hands.start(native, LONG, long)
+        for _ in range(2 * PLACES + 10):
+            told = Told()
+            hands.start(native, short, told)
+            await told.came.wait()
+            assert [answer.tobytes() for answer in told.answers if isinstance(answer, np.ndarray)] == [exact]
+        assert not long.answers  # or this shows nothing
+        await long.came.wait()
+        assert [answer.tobytes() for answer in long.answers if isinstance(answer, np.ndarray)] == [first]
+
+    run(test, threads=2)
+
+
+def test_more_can_lie_ready_than_there_are_places(native: NativeEngine) -> None:
+    async def test(hands: Hands) -> None:
+        told = [Told() for _ in range(PLACES + 50)]
+        for tell in told:
+            hands.start(native, batch(64), tell)
+        await asyncio.gather(*(tell.came.wait() for tell in told))
+
+    run(test)
 
 
 def test_only_what_has_not_begun_is_taken_back(native: NativeEngine) -> None:

@@ -89,8 +89,10 @@ class Lane:
 
     def rows(self, jobs: Sequence[Job], result: Vectors | Exception) -> list[Vectors | EngineError] | None:
         """Return what each job is answered; None for a batch that failed, and must be halved to find the fault."""
-        if not isinstance(result, Exception) and (result.ndim != 2 or len(result) != len(jobs)):
-            result = EngineError(f"the engine answered {len(jobs)} texts with an array of {result.shape}.")
+        if not isinstance(result, Exception) and np.shape(result)[:-1] != (len(jobs),):
+            result = EngineError(
+                f"the engine answered {len(jobs)} texts with an array of {np.shape(result)}."
+            )
         if isinstance(result, Exception):
             logger.warning("a batch of %d failed: %s", len(jobs), result)
             if len(jobs) > 1:
@@ -256,8 +258,11 @@ class Batcher:
         for job in dict.fromkeys(jobs):
             job.waiters = [waiter for waiter in job.waiters if waiter[0] is not submission]
             if not job.waiters and not job.taken:
-                self._queue.drop(job)
-                self._under_way.pop(job.identity, None)
+                self._drop(job)
+
+    def _drop(self, job: Job) -> None:
+        self._queue.drop(job)
+        self._under_way.pop(job.identity, None)
 
     def _deliver(self, jobs: list[Job], rows: list[Vectors | EngineError], started: float) -> None:
         """Hand rows to those that wait for them; the last row of a submission completes its reply."""
@@ -298,11 +303,12 @@ class Batcher:
             jobs = self._queue.take(self._budget_for)
             if not jobs:
                 break
-            self._ahead = jobs if self._running == self._streams else None
-            self._start(jobs)
+            is_ahead = self._running == self._streams
+            self._ahead = jobs if self._start(jobs) and is_ahead else None
         metrics.QUEUE_TOKENS.set(self._queue.tokens)
 
-    def _start(self, jobs: list[Job]) -> None:
+    def _start(self, jobs: list[Job]) -> bool:
+        """Hand a batch over; one that cannot be is answered at the end of this turn, and False returned."""
         lane = self._lane_of(jobs[0])
         self._running += 1
         tell = partial(self._finish, lane, jobs)
@@ -312,20 +318,24 @@ class Batcher:
             now = time.perf_counter()
             assert self._loop is not None
             self._loop.call_soon(tell, error, now, now)
+            return False
+        return True
 
     def _think_again(self, job: Job, needed: int) -> None:
         """Take back the batch that lies ready where a shorter text has come, which might be before it."""
         ahead = self._ahead
         if (
             ahead
-            and job.bucket < ahead[0].bucket
-            and needed < sum([job.size for job in ahead]) / 2
+            and job.bucket[1] < ahead[0].bucket[1]
+            and 0 < needed < sum([job.size for job in ahead]) / 2
             and ahead[0].tag < math.inf
             and self._hands.withdraw()
         ):
             self._running -= 1
             self._ahead = None
             self._queue.put_back(ahead)
+            for unwanted in [one for one in ahead if not one.waiters]:
+                self._drop(unwanted)
 
     def _finish(
         self, lane: Lane, jobs: list[Job], result: Vectors | Exception, began: float, ended: float
@@ -340,8 +350,9 @@ class Batcher:
             return
         self._hand_over()
         self._deliver(jobs, rows, began)
-        assert self._loop is not None
-        self._loop.call_soon(self._measure, lane, jobs, ended - began)  # behind the answers
+        if not isinstance(result, Exception):
+            assert self._loop is not None
+            self._loop.call_soon(self._measure, lane, jobs, ended - began)  # behind the answers
         if self._closed and not self._running and not self._queue:
             self._empty.set()
 

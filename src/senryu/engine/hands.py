@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 from numpy.typing import NDArray
 
 from senryu.engine import kernels
-from senryu.engine.kernels import PLACES, BatchTable, Desk, PlanTable
+from senryu.engine.kernels import PLACES, BatchTable, Desk, PlanTable, Task
 from senryu.types import Batch, Vectors
 
 logger = logging.getLogger(__name__)
@@ -109,14 +109,21 @@ class Hands:
             crew.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Posted:
+    task: Task
+    engine: Preparing
+    prepared: Prepared
+    tell: Tell
+
+
 class _Crew:
     def __init__(self, threads: int, begin: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
         self._library = kernels.library()
         self._desk = Desk()
         self._bell = self._desk.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._loop = loop
-        self._posted = 0
-        self._under_way: list[tuple[int, Preparing, Prepared, Tell]] = []
+        self._under_way: list[_Posted] = []
         loop.add_reader(self._bell, self._rung)
         self._threads = [
             Thread(target=partial(self._serve, begin), name=f"crew-{n}", daemon=True) for n in range(threads)
@@ -129,21 +136,23 @@ class _Crew:
         self._library.senryu_serve(self._desk)
 
     def post(self, engine: Preparing, prepared: Prepared, tell: Tell) -> None:
-        place = self._posted % PLACES
-        task = self._desk.tasks[place]
-        task.plan, task.batch = addressof(prepared.plan), addressof(prepared.table)
-        task.arena, task.vectors = prepared.arena.ctypes.data, prepared.vectors.ctypes.data
-        task.is_done = 0
-        self._posted += 1
-        self._under_way.append((place, engine, prepared, tell))
-        self._library.senryu_post(self._desk)
+        task = Task(
+            addressof(prepared.plan),
+            addressof(prepared.table),
+            prepared.arena.ctypes.data,
+            prepared.vectors.ctypes.data,
+        )
+        self._under_way.append(_Posted(task, engine, prepared, tell))
+        while not self._library.senryu_post(self._desk, task):
+            time.sleep(
+                0.0001
+            )  # NOTE: more lie there than are ever run side by side, or a thread stands still
 
     def withdraw(self) -> bool:
         if not self._library.senryu_withdraw(self._desk):
             return False
-        self._posted -= 1
-        _, engine, prepared, _ = self._under_way.pop()
-        engine.release(prepared)
+        last = self._under_way.pop()
+        last.engine.release(last.prepared)
         return True
 
     def _rung(self) -> None:
@@ -151,13 +160,14 @@ class _Crew:
         self._tell()
 
     def _tell(self) -> None:
-        done = [one for one in self._under_way if self._desk.tasks[one[0]].is_done]
-        self._under_way = [one for one in self._under_way if one not in done]
-        for place, engine, prepared, tell in done:
-            task = self._desk.tasks[place]
-            engine.release(prepared)
+        done, waiting = list[_Posted](), list[_Posted]()
+        for one in self._under_way:
+            (done if one.task.is_done else waiting).append(one)
+        self._under_way = waiting
+        for one in done:
+            one.engine.release(one.prepared)
             try:
-                tell(prepared.vectors, task.began * 1e-9, task.ended * 1e-9)
+                one.tell(one.prepared.vectors, one.task.began * 1e-9, one.task.ended * 1e-9)
             except Exception:  # NOTE: or nobody would learn of the others that are done
                 logger.exception("an answer was not taken")
 

@@ -128,7 +128,7 @@ class Desk(Structure):
     _fields_ = (
         ("counts", c_int64),
         *((name, c_int32) for name in ("news", "sleepers", "is_closed", "bell")),
-        ("tasks", Task * PLACES),
+        ("tasks", c_void_p * PLACES),
     )
 
 
@@ -146,7 +146,7 @@ def library() -> Any:
     holding = ctypes.PyDLL(str(LIBRARY))
     for name, result, *arguments in (
         ("senryu_arena_bytes", c_int64, POINTER(PlanTable), c_int64, c_int64),
-        ("senryu_post", None, POINTER(Desk)),
+        ("senryu_post", c_int32, POINTER(Desk), POINTER(Task)),
         ("senryu_withdraw", c_int32, POINTER(Desk)),
         ("senryu_dismiss", None, POINTER(Desk)),
     ):

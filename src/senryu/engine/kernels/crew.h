@@ -3,7 +3,7 @@
 #pragma once
 #include "plan.h"
 
-#define PLACES 256  // of a desk; who posts keeps fewer under way
+#define PLACES 256  // of a desk; one is free again when its task was picked up or taken back
 
 typedef struct {
     const plan *plan;
@@ -19,7 +19,7 @@ typedef struct {
     int32_t news, sleepers;  // what sleepers wait for: it counts tasks, and the end
     int32_t is_closed;
     int32_t bell;  // an eventfd, rung for every task that is done
-    task tasks[PLACES];
+    task *tasks[PLACES];
 } desk;
 
 enum { WRITE = 1, FUTEX = 202, CLOCK_GETTIME = 228 };
@@ -50,10 +50,14 @@ static int change(desk *d, uint64_t *from, uint64_t to) {
     return __atomic_compare_exchange_n(&d->counts, from, to, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }
 
+static task **place_of(desk *d, uint32_t number) { return &d->tasks[number % PLACES]; }
+
+// NOTE: which task lies there is read when its number is ours: until then it may be taken back and another posted.
 static task *take(desk *d) {
     uint64_t seen = __atomic_load_n(&d->counts, __ATOMIC_SEQ_CST);
     while (taken(seen) != posted(seen))
-        if (change(d, &seen, counts_of(posted(seen), taken(seen) + 1))) return &d->tasks[taken(seen) % PLACES];
+        if (change(d, &seen, counts_of(posted(seen), taken(seen) + 1)))
+            return __atomic_exchange_n(place_of(d, taken(seen)), 0, __ATOMIC_SEQ_CST);
     return 0;
 }
 
@@ -91,18 +95,25 @@ EXPORT void senryu_serve(desk *d) {
     }
 }
 
-// Tell the crew of the task that was written into the next place.
-EXPORT void senryu_post(desk *d) {
+// Lay a task on the desk, and tell the crew; 0: its place is not free yet. One thread posts and takes back.
+EXPORT int32_t senryu_post(desk *d, task *t) {
     uint64_t seen = __atomic_load_n(&d->counts, __ATOMIC_SEQ_CST);
+    task **place = place_of(d, posted(seen));
+    if (__atomic_load_n(place, __ATOMIC_SEQ_CST)) return 0;
+    __atomic_store_n(place, t, __ATOMIC_SEQ_CST);
     while (!change(d, &seen, counts_of(posted(seen) + 1, taken(seen)))) {}
     tell(d, 1);
+    return 1;
 }
 
 // Take the task back that was posted last; 0: it has begun.
 EXPORT int32_t senryu_withdraw(desk *d) {
     uint64_t seen = __atomic_load_n(&d->counts, __ATOMIC_SEQ_CST);
     while (taken(seen) != posted(seen))
-        if (change(d, &seen, counts_of(posted(seen) - 1, taken(seen)))) return 1;
+        if (change(d, &seen, counts_of(posted(seen) - 1, taken(seen)))) {
+            __atomic_store_n(place_of(d, posted(seen) - 1), 0, __ATOMIC_SEQ_CST);
+            return 1;
+        }
     return 0;
 }
 

@@ -1,0 +1,200 @@
+"""The batch that lies ready while all streams run: taken back for a shorter text, and nothing lost or done twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fake_engine import POISON, FakeEngine
+from senryu.batcher import Batcher, Lane
+from senryu.engine.hands import Hands, Prepared, Tell
+from senryu.errors import EngineError
+from senryu.types import Batch, Tokens, Vectors
+
+UNFIT = 15  # a text that cannot even be laid out
+LONG, SHORT = 90, 3  # of two buckets; one LONG is enough to lie ready
+
+
+class ReadyEngine(FakeEngine):
+    """An engine whose batches may lie ready."""
+
+    def prepare(self, batch: Batch) -> Prepared:
+        raise NotImplementedError
+
+    def release(self, prepared: Prepared) -> None:
+        raise NotImplementedError
+
+
+class ByHand:
+    """Hands that end a batch only when they are told to, and then begin the next."""
+
+    def __init__(self, streams: int) -> None:
+        self._streams = streams
+        self.running: list[tuple[FakeEngine, Batch, Tell]] = []
+        self.ready: list[tuple[FakeEngine, Batch, Tell]] = []
+
+    def open(self) -> None:
+        pass
+
+    def start(self, engine: FakeEngine, batch: Batch, tell: Tell) -> None:
+        if UNFIT in batch.input_ids:
+            raise EngineError("cannot be laid out")
+        self.ready.append((engine, batch, tell))
+        self._begin()
+
+    def withdraw(self) -> bool:
+        return bool(self.ready) and self.ready.pop() is not None
+
+    def end(self, number: int = 0) -> None:
+        engine, batch, tell = self.running.pop(number % len(self.running))
+        self._begin()
+        try:
+            result: Vectors | Exception = engine.run(batch)
+        except RuntimeError as error:
+            result = error
+        tell(result, 1.0, 2.0)
+
+    def _begin(self) -> None:
+        while self.ready and len(self.running) < self._streams:
+            self.running.append(self.ready.pop(0))
+
+    def close(self) -> None:
+        pass
+
+
+Test: TypeAlias = Callable[[Lane, ByHand], Coroutine[Any, Any, None]]
+
+
+def run(test: Test, streams: int = 1) -> None:
+    async def with_hands() -> None:
+        batcher, hands = Batcher(streams, 100_000), ByHand(streams)
+        batcher._hands = cast(Hands, hands)
+        batcher.start()
+        lane = batcher.open(ReadyEngine())
+        async with asyncio.timeout(30):
+            await test(lane, hands)
+        assert not batcher._queue
+        assert batcher._queue.cost == 0.0
+        assert (batcher._running, batcher._ahead, batcher._under_way) == (0, None, {})
+
+    asyncio.run(with_hands())
+
+
+def text(first: int, length: int) -> list[Tokens]:
+    return [Tokens(np.array([first] + [0] * (length - 1), np.int32))]
+
+
+def ask(lane: Lane, first: int, length: int, flow: str = "a") -> asyncio.Task[Vectors]:
+    return asyncio.create_task(lane.submit(text(first, length), flow=flow))
+
+
+async def turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def drain(hands: ByHand) -> None:
+    await turns()
+    while hands.running:
+        hands.end()
+        await turns()
+
+
+def order(lane: Lane) -> list[list[int]]:
+    assert isinstance(lane.engine, FakeEngine)
+    return lane.engine.batches
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"),
+    [(SHORT, [[20], [22], [21]]), (LONG, [[20], [21], [22]])],
+    ids=["shorter", "equal"],
+)
+def test_what_lies_ready_is_taken_back_for_a_shorter_text_alone(
+    length: int, expected: list[list[int]]
+) -> None:
+    async def test(lane: Lane, hands: ByHand) -> None:
+        tasks = [ask(lane, 20, LONG)]
+        await turns()
+        tasks.append(ask(lane, 21, LONG * 2))
+        await turns()
+        assert [len(hands.running), len(hands.ready)] == [1, 1]
+        tasks.append(ask(lane, 22, length, flow="b"))
+        await drain(hands)
+        assert [int(task.result()[0, 0]) for task in tasks] == [20, 21, 22]
+        assert order(lane) == expected
+
+    run(test)
+
+
+def test_a_batch_that_cannot_be_laid_out_is_not_taken_for_the_one_that_lies_ready() -> None:
+    async def test(lane: Lane, hands: ByHand) -> None:
+        first = ask(lane, 20, LONG)
+        unfit = ask(lane, UNFIT, LONG)
+        short = ask(lane, 22, SHORT)
+        await asyncio.sleep(0)
+        await drain(hands)
+        assert [int(task.result()[0, 0]) for task in (first, short)] == [20, 22]
+        assert isinstance(unfit.exception(), EngineError)
+
+    run(test)
+
+
+def test_a_text_that_nobody_waits_for_any_more_is_not_computed_once_it_is_taken_back() -> None:
+    async def test(lane: Lane, hands: ByHand) -> None:
+        first = ask(lane, 20, LONG)
+        await turns()
+        given_up = ask(lane, 21, LONG * 2)
+        await turns()
+        given_up.cancel()
+        await turns()
+        short = ask(lane, 22, SHORT)
+        await drain(hands)
+        assert [int(task.result()[0, 0]) for task in (first, short)] == [20, 22]
+        assert order(lane) == [[20], [22]]
+
+    run(test)
+
+
+PUT = st.tuples(
+    st.just("put"), st.sampled_from([POISON, UNFIT, *range(20, 30)]), st.sampled_from([SHORT, 40, LONG, 150]),
+    st.sampled_from("ab"),
+)  # fmt: skip
+OTHER = st.tuples(
+    st.sampled_from(["end", "cancel", "turn", "turn"]), st.integers(0, 30), st.just(0), st.just("")
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.one_of(PUT, PUT, OTHER), max_size=60), st.integers(1, 3))
+def test_every_text_is_answered_once_and_rightly(
+    steps: list[tuple[str, int, int, str]], streams: int
+) -> None:
+    async def test(lane: Lane, hands: ByHand) -> None:
+        asked: list[tuple[int, int, asyncio.Task[Vectors]]] = []
+        for what, number, length, flow in steps:
+            if what == "put":
+                asked.append((number, length, ask(lane, number, length, flow)))
+            elif what == "end" and hands.running:
+                hands.end(number)
+            elif what == "cancel" and asked:
+                asked[number % len(asked)][2].cancel()
+            else:
+                await asyncio.sleep(0)
+        await drain(hands)
+        for first, length, task in asked:
+            assert task.done()
+            if task.cancelled():
+                continue
+            if first in (POISON, UNFIT):
+                assert isinstance(task.exception(), EngineError)
+            else:
+                assert task.result()[0, :2].tolist() == [first, length]
+
+    run(test, streams)
