@@ -46,21 +46,21 @@ class ByHand:
         if UNFIT in batch.input_ids:
             raise EngineError("cannot be laid out")
         self.ready.append((engine, batch, tell))
-        self._begin()
+        self.begin()
 
     def withdraw(self) -> bool:
         return bool(self.ready) and self.ready.pop() is not None
 
     def end(self, number: int = 0) -> None:
         engine, batch, tell = self.running.pop(number % len(self.running))
-        self._begin()
+        self.begin()
         try:
             result: Vectors | Exception = engine.run(batch)
         except RuntimeError as error:
             result = error
         tell(result, 1.0, 2.0)
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
         while self.ready and len(self.running) < self._streams:
             self.running.append(self.ready.pop(0))
 
@@ -136,9 +136,13 @@ def test_what_lies_ready_is_taken_back_for_a_shorter_text_alone(
 def test_a_batch_that_cannot_be_laid_out_is_not_taken_for_the_one_that_lies_ready() -> None:
     async def test(lane: Lane, hands: ByHand) -> None:
         first = ask(lane, 20, LONG)
-        unfit = ask(lane, UNFIT, LONG)
+        await turns()
+        hands.ready, hands.running = hands.running, []  # posted, and not begun yet
+        unfit = ask(lane, UNFIT, LONG * 2)
+        await asyncio.sleep(0)
         short = ask(lane, 22, SHORT)
         await asyncio.sleep(0)
+        hands.begin()
         await drain(hands)
         assert [int(task.result()[0, 0]) for task in (first, short)] == [20, 22]
         assert isinstance(unfit.exception(), EngineError)

@@ -51,7 +51,7 @@ class Told:
 
 def run(test: Callable[[Hands], Coroutine[Any, Any, None]], threads: int = 1) -> None:
     async def with_hands() -> None:
-        hands = Hands(threads, lambda: None)
+        hands = Hands(threads)
         hands.open()
         try:
             async with asyncio.timeout(60):

@@ -12,8 +12,6 @@ import asyncio
 import contextlib
 import logging
 import math
-import os
-import sys
 import threading
 import time
 from collections.abc import Coroutine, Sequence
@@ -46,10 +44,6 @@ READY_SHARE = 0.3
 
 # What an engine is taken to compute before it has been measured, in tokens/s of one stream.
 FIRST_RATE = 10_000.0
-
-# How far an engine's threads stand back, of 19. With two processors and three threads the one that feeds both engines
-# is otherwise kept waiting until both have nothing to do; docs/decisions/0005-scheduling.md has what it costs.
-ENGINE_NICENESS = 5
 
 # The flow of texts that no key asked for.
 OWN_FLOW = ""
@@ -112,13 +106,6 @@ class Lane:
         self.rate += fullness * max(0.05, 1 / (1 + self._measured)) * (tokens / seconds - self.rate)
 
 
-def give_way() -> None:
-    """Let every other thread of the process run first: whoever feeds the engine must not wait for it."""
-    if sys.platform == "linux":  # elsewhere the number would be a process's
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), ENGINE_NICENESS)
-
-
 class Batcher:
     """Feeds every model's engine from all requests. The event loop is the only caller, but for `open` and `close`."""
 
@@ -140,7 +127,7 @@ class Batcher:
         self._closed = False
         self._empty = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._hands = Hands(streams, give_way)
+        self._hands = Hands(streams)
 
     def open(self, engine: Engine) -> Lane:
         """Return a new lane for an engine."""

@@ -6,15 +6,16 @@ Knows engines and the event loop that answers are told on; nothing of queues, re
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from ctypes import addressof
 from dataclasses import dataclass
-from functools import partial
-from threading import Thread
 from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
 from numpy.typing import NDArray
@@ -24,6 +25,10 @@ from senryu.engine.kernels import PLACES, BatchTable, Desk, PlanTable, Task
 from senryu.types import Batch, Vectors
 
 logger = logging.getLogger(__name__)
+
+# How far an engine's threads stand back, of 19. With two processors and three threads the one that feeds both engines
+# is otherwise kept waiting until both have nothing to do; docs/decisions/0005-scheduling.md has what it costs.
+ENGINE_NICENESS = 5
 
 # What is told of a batch, on the event loop: its vectors or what failed, and when it began and ended, by
 # time.perf_counter.
@@ -58,14 +63,20 @@ class Runs(Protocol):
     def run(self, batch: Batch) -> Vectors: ...
 
 
-class Hands:
-    """Up to `threads` batches at a time. `begin` is called first on each thread."""
+def give_way() -> None:
+    """Let every other thread of the process run first: whoever feeds the engine must not wait for it."""
+    if sys.platform == "linux":  # elsewhere the number would be a process's
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), ENGINE_NICENESS)
 
-    def __init__(self, threads: int, begin: Callable[[], None]) -> None:
+
+class Hands:
+    """Up to `threads` batches at a time."""
+
+    def __init__(self, threads: int) -> None:
         self._threads = min(threads, PLACES // 2)
-        self._begin = begin
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="engine", initializer=begin)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="engine", initializer=give_way)
         self._crew: _Crew | None = None
 
     def open(self) -> None:
@@ -82,7 +93,7 @@ class Hands:
             return
         if self._crew is None:
             assert self._loop is not None
-            self._crew = _Crew(self._threads, self._begin, self._loop)
+            self._crew = _Crew(self._threads, self._loop)
         self._crew.post(cast(Preparing, engine), prepare(batch), tell)
 
     def withdraw(self) -> bool:
@@ -118,7 +129,7 @@ class _Posted:
 
 
 class _Crew:
-    def __init__(self, threads: int, begin: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, threads: int, loop: asyncio.AbstractEventLoop) -> None:
         self._library = kernels.library()
         self._desk = Desk()
         self._bell = self._desk.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -126,13 +137,13 @@ class _Crew:
         self._under_way: list[_Posted] = []
         loop.add_reader(self._bell, self._rung)
         self._threads = [
-            Thread(target=partial(self._serve, begin), name=f"crew-{n}", daemon=True) for n in range(threads)
+            threading.Thread(target=self._serve, name=f"crew-{n}", daemon=True) for n in range(threads)
         ]
         for thread in self._threads:
             thread.start()
 
-    def _serve(self, begin: Callable[[], None]) -> None:
-        begin()
+    def _serve(self) -> None:
+        give_way()
         self._library.senryu_serve(self._desk)
 
     def post(self, engine: Preparing, prepared: Prepared, tell: Tell) -> None:
