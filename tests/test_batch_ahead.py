@@ -133,6 +133,20 @@ def test_what_lies_ready_is_taken_back_for_a_shorter_text_alone(
     run(test)
 
 
+def test_what_lies_ready_is_not_taken_back_for_a_text_of_its_own_bucket() -> None:
+    async def test(lane: Lane, hands: ByHand) -> None:
+        tasks = [ask(lane, 20, LONG)]
+        await turns()
+        tasks += [ask(lane, first, 40) for first in (21, 22, 23)]
+        await turns()
+        tasks.append(ask(lane, 24, 40, flow="b"))
+        await drain(hands)
+        assert [int(task.result()[0, 0]) for task in tasks] == [20, 21, 22, 23, 24]
+        assert order(lane) == [[20], [21, 22, 23], [24]]
+
+    run(test)
+
+
 def test_a_batch_that_cannot_be_laid_out_is_not_taken_for_the_one_that_lies_ready() -> None:
     async def test(lane: Lane, hands: ByHand) -> None:
         first = ask(lane, 20, LONG)
