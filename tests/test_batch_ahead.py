@@ -91,7 +91,11 @@ def text(first: int, length: int) -> list[Tokens]:
 
 
 def ask(lane: Lane, first: int, length: int, flow: str = "a") -> asyncio.Task[Vectors]:
-    return asyncio.create_task(lane.submit(text(first, length), flow=flow))
+    return ask_all(lane, [(first, length)], flow)
+
+
+def ask_all(lane: Lane, texts: list[tuple[int, int]], flow: str) -> asyncio.Task[Vectors]:
+    return asyncio.create_task(lane.submit([one for each in texts for one in text(*each)], flow=flow))
 
 
 async def turns() -> None:
@@ -180,39 +184,74 @@ def test_a_text_that_nobody_waits_for_any_more_is_not_computed_once_it_is_taken_
     run(test)
 
 
-PUT = st.tuples(
-    st.just("put"), st.sampled_from([POISON, UNFIT, *range(20, 30)]), st.sampled_from([SHORT, 40, LONG, 150]),
-    st.sampled_from("ab"),
-)  # fmt: skip
-OTHER = st.tuples(
-    st.sampled_from(["end", "cancel", "turn", "turn"]), st.integers(0, 30), st.just(0), st.just("")
-)
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.lists(st.one_of(PUT, PUT, OTHER), max_size=60), st.integers(1, 3))
-def test_every_text_is_answered_once_and_rightly(
-    steps: list[tuple[str, int, int, str]], streams: int
-) -> None:
+def test_what_was_given_up_and_is_asked_for_again_beside_a_shorter_text_is_computed() -> None:
     async def test(lane: Lane, hands: ByHand) -> None:
-        asked: list[tuple[int, int, asyncio.Task[Vectors]]] = []
-        for what, number, length, flow in steps:
-            if what == "put":
-                asked.append((number, length, ask(lane, number, length, flow)))
+        first = ask(lane, 20, LONG)
+        await turns()
+        given_up = ask(lane, 21, LONG * 2)
+        await turns()
+        given_up.cancel()
+        await turns()
+        both = ask_all(lane, [(22, SHORT), (21, LONG * 2)], "a")
+        await drain(hands)
+        assert first.result()[0, 0] == 20
+        assert both.done()
+        assert both.result()[:, 0].tolist() == [22, 21]
+
+    run(test)
+
+
+TEXT = st.tuples(st.sampled_from([POISON, UNFIT, *range(20, 30)]), st.sampled_from([SHORT, 40, LONG, 150]))
+PUT = st.tuples(st.lists(TEXT, min_size=1, max_size=4), st.sampled_from("ab"))
+OTHER = st.tuples(st.sampled_from(["end", "cancel", "turn", "turn"]), st.integers(0, 30))
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.one_of(PUT, PUT, OTHER), max_size=60), st.integers(1, 3))
+def test_every_text_is_answered_once_and_rightly(steps: list[tuple[Any, Any]], streams: int) -> None:
+    async def test(lane: Lane, hands: ByHand) -> None:
+        asked: list[tuple[list[tuple[int, int]], asyncio.Task[Vectors]]] = []
+        for what, how in steps:
+            if isinstance(what, list):
+                asked.append((what, ask_all(lane, what, how)))
             elif what == "end" and hands.running:
-                hands.end(number)
+                hands.end(how)
             elif what == "cancel" and asked:
-                asked[number % len(asked)][2].cancel()
+                asked[how % len(asked)][1].cancel()
             else:
                 await asyncio.sleep(0)
         await drain(hands)
-        for first, length, task in asked:
+        for texts, task in asked:
             assert task.done()
             if task.cancelled():
                 continue
-            if first in (POISON, UNFIT):
+            if {POISON, UNFIT}.intersection(first for first, _ in texts):
                 assert isinstance(task.exception(), EngineError)
             else:
-                assert task.result()[0, :2].tolist() == [first, length]
+                assert task.result()[:, :2].tolist() == [list(each) for each in texts]
+
+    run(test, streams)
+
+
+@given(st.integers(1, 3), st.integers(0, 6), st.integers(1, 20), st.sampled_from([SHORT, LONG]))
+def test_a_text_of_another_key_waits_for_one_batch_more_than_there_are_keys(
+    streams: int, others: int, each: int, length: int
+) -> None:
+    async def test(lane: Lane, hands: ByHand) -> None:
+        for flow in range(others + 1):
+            for number in range(each):
+                ask(lane, 100 * (flow + 1) + number, LONG * 2, flow=f"bulk {flow}")
+        await turns()
+        began = len(hands.running)
+        task = ask(lane, 20, length, flow="other")
+        await turns()
+        behind = 0
+        while hands.running and not any(20 in batch.input_ids for _, batch, _ in hands.running):
+            hands.end()
+            behind += 1
+            await turns()
+        assert behind <= began + others + 2  # those that run, one for each key, and the one that lay ready
+        await drain(hands)
+        assert task.result()[0, 0] == 20
 
     run(test, streams)

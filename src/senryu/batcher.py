@@ -83,10 +83,9 @@ class Lane:
 
     def rows(self, jobs: Sequence[Job], result: Vectors | Exception) -> list[Vectors | EngineError] | None:
         """Return what each job is answered; None for a batch that failed, and must be halved to find the fault."""
-        if not isinstance(result, Exception) and np.shape(result)[:-1] != (len(jobs),):
-            result = EngineError(
-                f"the engine answered {len(jobs)} texts with an array of {np.shape(result)}."
-            )
+        shape = getattr(result, "shape", ())
+        if not isinstance(result, Exception) and shape[:-1] != (len(jobs),):
+            result = EngineError(f"the engine answered {len(jobs)} texts with an array of {shape}.")
         if isinstance(result, Exception):
             logger.warning("a batch of %d failed: %s", len(jobs), result)
             if len(jobs) > 1:
@@ -121,9 +120,7 @@ class Batcher:
         self._streams = streams
         self._running = 0  # batches that were handed over, and are not back
         self._handing_over = False  # at the end of this turn
-        self._ahead: list[Job] | None = (
-            None  # the batch that is one more than run side by side, until one is back
-        )
+        self._ahead: list[Job] | None = None  # the batch beyond those that run, until one is back
         self._closed = False
         self._empty = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -188,18 +185,21 @@ class Batcher:
             if not reserved:
                 job = self._under_way.get(job.identity) or fresh.setdefault(job.identity, job)
             jobs.append(job)
+        needed = sum([job.size for job in fresh.values()])
         if self._closed:
             raise NotReady("The server is shutting down.", retry_after=1)
-        if reserved:
-            self._queue.put_reserved(jobs)
-        else:
-            needed = sum([job.size for job in fresh.values()])
+        if not reserved:
             self.check_room(lane, needed, flow)
-            self._think_again(jobs[0], needed)
-            self._queue.put(list(dict.fromkeys(jobs)))
         self._under_way.update(fresh)
         for row, job in enumerate(jobs):
             job.waiters.append((submission, row))
+        if reserved:
+            self._queue.put_reserved(jobs)
+        else:
+            self._think_again(
+                jobs[0], needed
+            )  # NOTE: behind the waiters: what nobody waits for is dropped there
+            self._queue.put(list(dict.fromkeys(jobs)))
         self._hand_over_soon()
         return jobs
 

@@ -21,7 +21,7 @@ from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 from numpy.typing import NDArray
 
 from senryu.engine import kernels
-from senryu.engine.kernels import PLACES, BatchTable, Desk, PlanTable, Task
+from senryu.engine.kernels import BatchTable, Desk, PlanTable, Task
 from senryu.types import Batch, Vectors
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Hands:
     """Up to `threads` batches at a time."""
 
     def __init__(self, threads: int) -> None:
-        self._threads = min(threads, PLACES // 2)
+        self._threads = threads
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="engine", initializer=give_way)
         self._crew: _Crew | None = None
@@ -85,9 +85,8 @@ class Hands:
 
     def start(self, engine: Runs, batch: Batch, tell: Tell) -> None:
         """Have a batch computed, after those that were started before. Raises EngineError."""
-        prepare = getattr(
-            engine, "prepare", None
-        )  # NOTE: to ask for the protocol costs more than all else here
+        # NOTE: to ask for the protocol costs more than all else here.
+        prepare = getattr(engine, "prepare", None)
         if prepare is None:
             self._pool.submit(self._run, engine, batch, tell)
             return
@@ -154,10 +153,9 @@ class _Crew:
             prepared.vectors.ctypes.data,
         )
         self._under_way.append(_Posted(task, engine, prepared, tell))
+        # NOTE: the desk is never full but of halves of failed batches, or where a thread stands still in taking one.
         while not self._library.senryu_post(self._desk, task):
-            time.sleep(
-                0.0001
-            )  # NOTE: more lie there than are ever run side by side, or a thread stands still
+            time.sleep(0.0001)
 
     def withdraw(self) -> bool:
         if not self._library.senryu_withdraw(self._desk):

@@ -175,7 +175,7 @@ EXPORT void senryu_pack(int32_t format, const char *weight, int64_t outputs, int
 EXPORT int32_t senryu_plan_version(void) { return 3; }
 EXPORT int64_t senryu_sizes(int32_t which) {
     const int64_t sizes[] = {sizeof(slot), sizeof(step), sizeof(plan), sizeof(batch), sizeof(task), sizeof(desk)};
-    return sizes[which];
+    return which >= 0 && which < (int32_t)(sizeof sizes / sizeof *sizes) ? sizes[which] : 0;
 }
 
 #if defined(__clang__)
