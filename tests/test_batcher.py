@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fake_engine import NOT_FINITE, POISON, FakeEngine
-from senryu.batcher import MAX_BATCH_TOKENS, Batcher, Lane
+from senryu.batcher import Batcher, Lane
 from senryu.errors import EngineError, NotReady, QueueFull
+from senryu.pace import MAX_BATCH_TOKENS
 from senryu.types import Batch, Timings, Tokens, Vectors
 
 

@@ -25,15 +25,10 @@ from senryu.engine import Engine, batch_of
 from senryu.engine.hands import Hands, Preparing
 from senryu.errors import EngineError, NotReady, QueueFull
 from senryu.fairqueue import FairQueue, Identity, Job, Submission
+from senryu.pace import Pace
 from senryu.types import Timings, Tokens, Vectors
 
 logger = logging.getLogger(__name__)
-
-# Of a micro-batch, whatever the engine's speed.
-MIN_BATCH_TOKENS = 128
-MAX_BATCH_TOKENS = 1024
-# Full batches stay of one size while the rate trembles: an engine is faster at a shape that it has just run.
-BUDGET_STEP = 32
 
 # Of the queue's bound: what is kept free beyond it for flows that have little waiting, and what little is.
 RESERVED_SHARE = 1 / 4
@@ -41,9 +36,6 @@ SMALL_SHARE = 1 / 64
 
 # Of a batch, what has to wait before it is made ready while all streams run: less may still become more.
 READY_SHARE = 0.3
-
-# What an engine is taken to compute before it has been measured, in tokens/s of one stream.
-FIRST_RATE = 10_000.0
 
 # The flow of texts that no key asked for.
 OWN_FLOW = ""
@@ -57,14 +49,7 @@ class Lane:
         self._number = number
         self.engine = engine
         self.prepares = isinstance(engine, Preparing)  # its batches may lie ready, and be taken back
-        self.rate = FIRST_RATE  # tokens/s of one stream; soon measured
-        self._measured = 0.0  # full batches' worth
-
-    @property
-    def budget(self) -> int:
-        """How many tokens a batch shall have."""
-        tokens = min(max(self.rate * self.engine.batch_seconds, MIN_BATCH_TOKENS), MAX_BATCH_TOKENS)
-        return int(tokens) // BUDGET_STEP * BUDGET_STEP
+        self.pace = Pace(engine.batch_seconds)
 
     def submit(
         self,
@@ -96,13 +81,6 @@ class Lane:
             row if good else EngineError("The model's answer is not a finite number.")
             for row, good in zip(result, finite, strict=True)
         ]
-
-    def measure(self, tokens: int, seconds: float) -> None:
-        """Take in what a batch took."""
-        # NOTE: a small batch says less about the rate of a full one, and says it lower than it is.
-        fullness = min(1.0, tokens / self.budget)
-        self._measured += fullness
-        self.rate += fullness * max(0.05, 1 / (1 + self._measured)) * (tokens / seconds - self.rate)
 
 
 class Batcher:
@@ -179,7 +157,7 @@ class Batcher:
         """Queue the texts that are not under way already, all or none; return the jobs of all."""
         fresh: dict[Identity, Job] = {}
         jobs = []
-        weight = self._lanes[0].rate / lane.rate
+        weight = self._lanes[0].pace.rate / lane.pace.rate
         for tokens in texts:
             job = Job(tokens, lane.bucket(tokens), flow, [], weight)
             if not reserved:
@@ -229,12 +207,12 @@ class Batcher:
         No more than can be computed in time with the reserve.
         """
         seconds_left = self._queue_seconds / (1 + RESERVED_SHARE) - self._waiting_seconds()
-        in_time = self._queue.tokens + seconds_left * lane.rate * self._streams
+        in_time = self._queue.tokens + seconds_left * lane.pace.rate * self._streams
         return max(0, int(min(self.queue_tokens, in_time)))
 
     def _waiting_seconds(self) -> float:
         """Return how long what waits will take to compute."""
-        return self._queue.cost / (self._lanes[0].rate * self._streams) if self._queue.tokens else 0.0
+        return self._queue.cost / (self._lanes[0].pace.rate * self._streams) if self._queue.tokens else 0.0
 
     def retry_after(self) -> int:
         """Return the seconds until what waits now is computed, at least 1."""
@@ -281,7 +259,7 @@ class Batcher:
         return (
             self._running == self._streams
             and self._goes_ahead
-            and waiting >= READY_SHARE * self._lanes[0].budget
+            and waiting >= READY_SHARE * self._lanes[0].pace.budget
         )
 
     def _hand_over(self) -> None:
@@ -344,7 +322,7 @@ class Batcher:
             self._empty.set()
 
     def _budget_for(self, job: Job) -> int:
-        return self._lane_of(job).budget
+        return self._lane_of(job).pace.budget
 
     def _lane_of(self, job: Job) -> Lane:
         return self._lanes[job.bucket[0]]
@@ -352,12 +330,12 @@ class Batcher:
     def _measure(self, lane: Lane, jobs: list[Job], seconds: float) -> None:
         tokens = sum([job.size for job in jobs])
         if seconds > 0:
-            lane.measure(tokens, seconds)
+            lane.pace.measure(tokens, seconds)
         metrics.BATCH_TEXTS.observe(len(jobs))
         metrics.TOKENS_COMPUTED.inc(lane.engine.computed(tokens))
         metrics.TOKENS_USEFUL.inc(tokens)
         metrics.ENGINE_SECONDS.inc(seconds)
-        metrics.ENGINE_RATE.set(lane.rate * self._streams)
+        metrics.ENGINE_RATE.set(lane.pace.rate * self._streams)
 
     def close(self) -> None:
         """Refuse new texts, finish the waiting ones, end the threads. From another thread than the event loop's."""
