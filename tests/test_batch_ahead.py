@@ -81,7 +81,8 @@ def run(test: Test, streams: int = 1) -> None:
             await test(lane, hands)
         assert not batcher._queue
         assert batcher._queue.cost == 0.0
-        assert (batcher._running, batcher._ahead, batcher._under_way) == (0, None, {})
+        assert (batcher._running, batcher._running_tokens) == (0, 0)
+        assert (batcher._ahead, batcher._under_way) == (None, {})
 
     asyncio.run(with_hands())
 
@@ -137,13 +138,26 @@ def test_what_lies_ready_is_taken_back_for_a_shorter_text_alone(
     run(test)
 
 
+@pytest.mark.parametrize(
+    ("texts", "expected"), [(16, [6, 6, 4]), (60, [15, 15, 15, 11, 4])], ids=["few", "many"]
+)
+def test_few_texts_are_shared_out_among_the_streams(texts: int, expected: list[int]) -> None:
+    async def test(lane: Lane, hands: ByHand) -> None:
+        asked = ask_all(lane, [(20 + number, 10) for number in range(texts)], flow="a")
+        await drain(hands)
+        assert [int(row[0]) for row in asked.result()] == list(range(20, 20 + texts))
+        assert [len(batch) for batch in order(lane)] == expected
+
+    run(test, streams=2)
+
+
 def test_what_lies_ready_is_not_taken_back_for_a_text_of_its_own_bucket() -> None:
     async def test(lane: Lane, hands: ByHand) -> None:
         tasks = [ask(lane, 20, LONG)]
         await turns()
-        tasks += [ask(lane, first, 40) for first in (21, 22, 23)]
+        tasks += [ask(lane, first, 20) for first in (21, 22, 23)]
         await turns()
-        tasks.append(ask(lane, 24, 40, flow="b"))
+        tasks.append(ask(lane, 24, 20, flow="b"))
         await drain(hands)
         assert [int(task.result()[0, 0]) for task in tasks] == [20, 21, 22, 23, 24]
         assert order(lane) == [[20], [21, 22, 23], [24]]

@@ -35,7 +35,11 @@ RESERVED_SHARE = 1 / 4
 SMALL_SHARE = 1 / 64
 
 # Of a batch, what has to wait before it is made ready while all streams run: less may still become more.
-READY_SHARE = 0.3
+READY_SHARE = 0.6
+
+# Where a batch may lie ready, the texts under way are shared out: a batch for each stream, one that lies ready, and one
+# that the event loop answers and takes in anew. But a share is no smaller than this, however few are under way.
+MIN_SHARE_TOKENS = 64
 
 # The flow of texts that no key asked for.
 OWN_FLOW = ""
@@ -97,6 +101,7 @@ class Batcher:
         self._under_way: dict[Identity, Job] = {}
         self._streams = streams
         self._running = 0  # batches that were handed over, and are not back
+        self._running_tokens = 0
         self._handing_over = False  # at the end of this turn
         self._ahead: list[Job] | None = None  # the batch beyond those that run, until one is back
         self._closed = False
@@ -255,11 +260,10 @@ class Batcher:
         """
         if self._running < self._streams:
             return bool(self._queue)
-        waiting = self._queue.tokens
         return (
             self._running == self._streams
             and self._goes_ahead
-            and waiting >= READY_SHARE * self._lanes[0].pace.budget
+            and self._queue.tokens >= READY_SHARE * self._budget(self._lanes[0])
         )
 
     def _hand_over(self) -> None:
@@ -275,7 +279,7 @@ class Batcher:
     def _start(self, jobs: list[Job]) -> bool:
         """Hand a batch over; one that cannot be is answered at the end of this turn, and False returned."""
         lane = self._lane_of(jobs[0])
-        self._running += 1
+        self._count_running(jobs, 1)
         tell = partial(self._finish, lane, jobs)
         try:
             self._hands.start(lane.engine, batch_of([job.tokens for job in jobs]), tell)
@@ -296,7 +300,7 @@ class Batcher:
             and ahead[0].tag < math.inf
             and self._hands.withdraw()
         ):
-            self._running -= 1
+            self._count_running(ahead, -1)
             self._ahead = None
             self._queue.put_back(ahead)
             for unwanted in [one for one in ahead if not one.waiters]:
@@ -305,7 +309,7 @@ class Batcher:
     def _finish(
         self, lane: Lane, jobs: list[Job], result: Vectors | Exception, began: float, ended: float
     ) -> None:
-        self._running -= 1
+        self._count_running(jobs, -1)
         self._ahead = None
         rows = lane.rows(jobs, result)
         if rows is None:
@@ -321,8 +325,22 @@ class Batcher:
         if self._closed and not self._running and not self._queue:
             self._empty.set()
 
+    def _count_running(self, jobs: list[Job], sign: int) -> None:
+        self._running += sign
+        self._running_tokens += sign * sum([job.size for job in jobs])
+
     def _budget_for(self, job: Job) -> int:
-        return self._lane_of(job).pace.budget
+        return self._budget(self._lane_of(job))
+
+    def _budget(self, lane: Lane) -> int:
+        """Return how many tokens the next batch shall have: what the engine does well, or a share of what there is.
+
+        NOTE: with few texts going round, full batches would leave nothing for the other streams meanwhile.
+        """
+        if not self._goes_ahead:
+            return lane.pace.budget
+        share = (self._queue.tokens + self._running_tokens) // (self._streams + 2)
+        return min(lane.pace.budget, max(MIN_SHARE_TOKENS, share))
 
     def _lane_of(self, job: Job) -> Lane:
         return self._lanes[job.bucket[0]]
