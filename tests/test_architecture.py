@@ -38,7 +38,7 @@ LAYERS = (
     },
     {"shelf"},
     {"pipeline"},
-    {"body", "dialects", "exchange", "openapi", "pages", "patience", "transport"},
+    {"body", "dialects", "exchange", "heads", "openapi", "pages", "patience", "transport"},
     {"app", "bench", "faults", "line", "protocol", "quantization", "routes", "verify"},
     {"server"},
     {"cli"},

@@ -22,6 +22,7 @@ from senryu import metrics
 from senryu.body import DISCARD_BYTES, DISCARD_SECONDS
 from senryu.dialects import heroku
 from senryu.exchange import LINE
+from senryu.heads import Heads
 from senryu.line import RequestLine
 from senryu.transport import WatchedTransport
 
@@ -99,6 +100,8 @@ class GuardedProtocol(HttpToolsProtocol):
         )
         self._line: RequestLine | None = None
         self._reader_watch: asyncio.TimerHandle | None = None
+        self._parsed_heads = 0
+        self._heads = Heads()
 
     # ---- the connection --------------------------------------------------------------------------------------
 
@@ -146,8 +149,8 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._waiting or self.pipeline or len(data) > PIECE_BYTES:
             whole = memoryview(data)
             self._waiting.extend(whole[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES))
-        else:
-            self._feed(data)
+        elif not self._take_again(data):
+            self._feed_and_keep(data)
         if self._waiting or self.pipeline:
             self._go_on()
         self._watch()
@@ -293,8 +296,41 @@ class GuardedProtocol(HttpToolsProtocol):
             self._upgrading = True
             return
         self._in_body = True
+        self._parsed_heads += 1
         super().on_headers_complete()
         self.headers = []  # NOTE: for trailers; one named like a field of the head must not pass for it.
+
+    # ---- heads that come again -------------------------------------------------------------------------------
+
+    def _is_between(self) -> bool:
+        """Tell whether the next byte begins a request, and all before are answered."""
+        answered = self.cycle is None or self.cycle.response_complete
+        return answered and not (self._in_head or self._in_body or self._unread or self._upgrading)
+
+    def _feed_and_keep(self, data: bytes) -> None:
+        is_kept, heads = self._heads.are_kept and self._is_between(), self._parsed_heads
+        self._feed(data)
+        is_whole = self._parsed_heads == heads + 1 and not (self._in_head or self._in_body or self._refusal)
+        if is_kept and is_whole and self.cycle.keep_alive and not self.expect_100_continue:
+            self._heads.keep(data, self.url, self.cycle.scope)
+
+    def _take_again(self, data: bytes) -> bool:
+        """Begin a request whose head is known, and that has arrived whole, as the parser would have it begun."""
+        read = self._heads.read(data) if self._is_between() else None
+        if read is None:
+            return False
+        self.url, scope, body = read
+        scope["state"] = self.app_state.copy()
+        self.scope, self.headers = cast(Any, scope), []
+        self.cycle = RequestResponseCycle(
+            self.scope, self.transport, self.flow, self.logger, self.access_logger, self.access_log,
+            self.server_state.default_headers, asyncio.Event(),
+            expect_100_continue=False, keep_alive=True, on_response=self.on_response_complete,
+        )  # fmt: skip
+        self.cycle.body += data[body:]
+        self.on_message_complete()
+        self._start_asgi_task(self.cycle, self.app)
+        return True
 
     def _head_size(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
