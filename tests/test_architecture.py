@@ -53,6 +53,7 @@ NEIGHBOURS = {
     ("app", "routes"): "which endpoint answers on which path",
     ("batcher", "engine"): "the protocol of what runs a batch",
     ("batcher", "fairqueue"): "the order in which texts wait",
+    ("batcher", "outputs"): "vectors of length 1, all of a batch at once",
     ("batcher", "pace"): "how much a batch of an engine holds",
     ("body", "patience"): "how long it may take",
     ("exchange", "body"): "an exchange has a body",

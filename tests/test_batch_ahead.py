@@ -76,7 +76,7 @@ def run(test: Test, streams: int = 1) -> None:
         batcher, hands = Batcher(streams, 100_000), ByHand(streams)
         batcher._hands = cast(Hands, hands)
         batcher.start()
-        lane = batcher.open(ReadyEngine())
+        lane = batcher.open(ReadyEngine(), finish=lambda vectors: vectors)
         async with asyncio.timeout(30):
             await test(lane, hands)
         assert not batcher._queue

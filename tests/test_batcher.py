@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fake_engine import NOT_FINITE, POISON, FakeEngine
+from senryu import outputs
 from senryu.batcher import Batcher, Lane
 from senryu.errors import EngineError, NotReady, QueueFull
 from senryu.pace import MAX_BATCH_TOKENS
@@ -24,14 +25,21 @@ def texts(*firsts: int, length: int = 3) -> list[Tokens]:
     return [Tokens(np.array([first] + [0] * (length - 1), np.int32)) for first in firsts]
 
 
+def as_it_is(vectors: Vectors) -> Vectors:
+    return vectors
+
+
 @asynccontextmanager
 async def running(
-    engine: FakeEngine, queue_tokens: int = 10_000, queue_seconds: float = math.inf
+    engine: FakeEngine,
+    queue_tokens: int = 10_000,
+    queue_seconds: float = math.inf,
+    finish: Callable[[Vectors], Vectors] = as_it_is,
 ) -> AsyncIterator[Lane]:
     batcher = Batcher(engine.streams, queue_tokens, queue_seconds)
     batcher.start()
     try:
-        yield batcher.open(engine)
+        yield batcher.open(engine, finish)
     finally:
         engine.open.set()
         await asyncio.to_thread(batcher.close)
@@ -374,3 +382,22 @@ def test_a_canary_that_fails_leaves_the_queue_as_it_was() -> None:
             assert lane.batcher.waiting_tokens == 0
 
     run(test)
+
+
+def test_vectors_are_answered_with_length_1_and_what_is_no_number_beside_them_is_an_error() -> None:
+    async def test() -> None:
+        engine = FakeEngine()
+        engine.open.clear()
+        async with running(engine, finish=outputs.normalise) as lane:
+            tasks = [asyncio.create_task(lane.submit(texts(first))) for first in (20, 21, NOT_FINITE, 22)]
+            await asyncio.sleep(0.01)
+            engine.open.set()
+            found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert engine.batches == [[20], [21, NOT_FINITE, 22]]
+        assert isinstance(found.pop(2), EngineError)
+        for number, (first, size) in enumerate([(20, 1), (21, 3), (22, 3)]):
+            row = np.array([[first, 3, size]], np.float32)
+            assert np.array_equal(found[number], outputs.normalise(row))
+
+    with np.errstate(all="raise"):
+        run(test)

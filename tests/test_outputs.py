@@ -84,3 +84,19 @@ def test_a_rows_bits_do_not_depend_on_the_other_rows() -> None:
 
 def test_a_row_of_zeros_stays_finite() -> None:
     assert outputs.normalise(np.zeros((1, 8), np.float32)).tolist() == [[0.0] * 8]
+
+
+@pytest.mark.parametrize("dimensions", [8, 100, 384, 1000])
+def test_a_row_has_the_same_bits_whatever_is_normalised_beside_it(dimensions: int) -> None:
+    vectors = np.random.default_rng(dimensions).standard_normal((64, dimensions)).astype(np.float32)
+    together = outputs.normalise(vectors)
+    for row, vector in enumerate(vectors):
+        assert np.array_equal(outputs.normalise(vector[None])[0], together[row])
+        assert np.array_equal(outputs.normalise(vectors[row : row + 7])[0], together[row])
+
+
+def test_rows_of_length_1_are_coded_as_they_are() -> None:
+    vectors = np.random.default_rng(1).standard_normal((5, 384)).astype(np.float32)
+    once = outputs.encode(vectors, None, tuple(OutputType))
+    for output_type, codes in outputs.codes(outputs.normalise(vectors), tuple(OutputType)).items():
+        assert np.array_equal(codes, once[output_type])

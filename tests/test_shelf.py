@@ -47,7 +47,8 @@ class Loader:
         engine = FakeEngine()
         if spec.id in self.wrong:
             engine.run = failing  # type: ignore[method-assign]
-        return Model(spec, Tokenizer(spec), engine, self.batcher.open(engine), fingerprint(spec, engine))
+        lane = self.batcher.open(engine, finish=lambda vectors: vectors)
+        return Model(spec, Tokenizer(spec), engine, lane, fingerprint(spec, engine))
 
 
 @pytest.fixture

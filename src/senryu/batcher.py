@@ -14,13 +14,13 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from senryu import metrics
+from senryu import metrics, outputs
 from senryu.engine import Engine, batch_of
 from senryu.engine.hands import Hands, Preparing
 from senryu.errors import EngineError, NotReady, QueueFull
@@ -45,11 +45,16 @@ MIN_SHARE_TOKENS = 64
 OWN_FLOW = ""
 
 
+# What becomes of a batch's vectors before they are answered.
+Finish: TypeAlias = Callable[[Vectors], Vectors]
+
+
 class Lane:
     """One engine's way through the queue that all engines share, and what is measured of it."""
 
-    def __init__(self, batcher: Batcher, engine: Engine, number: int) -> None:
+    def __init__(self, batcher: Batcher, engine: Engine, number: int, finish: Finish) -> None:
         self.batcher = batcher
+        self._finish = finish
         self._number = number
         self.engine = engine
         self.prepares = isinstance(engine, Preparing)  # its batches may lie ready, and be taken back
@@ -81,9 +86,11 @@ class Lane:
                 return None
             return [result if isinstance(result, EngineError) else EngineError(str(result))]
         finite = np.isfinite(result.sum(axis=1))
+        if not finite.all():
+            result = np.where(finite[:, None], result, np.float32(0))
         return [
             row if good else EngineError("The model's answer is not a finite number.")
-            for row, good in zip(result, finite, strict=True)
+            for row, good in zip(self._finish(result), finite, strict=True)
         ]
 
 
@@ -109,10 +116,10 @@ class Batcher:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._hands = Hands(streams)
 
-    def open(self, engine: Engine) -> Lane:
-        """Return a new lane for an engine."""
+    def open(self, engine: Engine, finish: Finish = outputs.normalise) -> Lane:
+        """Return a new lane for an engine. `finish` is done to all vectors of a batch at once, row by row."""
         with self._opening:
-            lane = Lane(self, engine, len(self._lanes))
+            lane = Lane(self, engine, len(self._lanes), finish)
             self._lanes.append(lane)
             self._goes_ahead = all(lane.prepares for lane in self._lanes)
         return lane
@@ -138,7 +145,7 @@ class Batcher:
         flow: str = OWN_FLOW,
         reserved: bool = False,
     ) -> Vectors:
-        """Return the vectors of the texts, [len(texts), D], in order; flows are served fairly.
+        """Return the vectors of the texts, [len(texts), D], each of length 1, in order; flows are served fairly.
 
         `reserved` jobs pass the queue and its bound: for the readiness canary alone. Raises QueueFull when too much
         waits, NotReady when closed, EngineError when a text cannot be computed.

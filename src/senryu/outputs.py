@@ -23,7 +23,11 @@ def encode(
 
     `dimensions` keeps the first so many (Matryoshka, arXiv:2205.13147) before normalising.
     """
-    unit = normalise(vectors[:, :dimensions])
+    return codes(normalise(vectors[:, :dimensions]), output_types)
+
+
+def codes(unit: Vectors, output_types: Iterable[OutputType]) -> Mapping[OutputType, Codes]:
+    """Return the codes of each type of rows that have length 1 already; see `encode`."""
     return {output_type: ENCODINGS[output_type](unit) for output_type in output_types}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from functools import partial
 
 from senryu import metrics, outputs
 from senryu.admission import Admission
@@ -94,10 +95,12 @@ async def tokenize(model: Model, request: EmbedRequest, flow: str) -> list[Token
 async def encode(
     vectors: Vectors, dimensions: int | None, output_types: tuple[OutputType, ...]
 ) -> Mapping[OutputType, Codes]:
-    """Code vectors as a request asks, many of them on a thread."""
-    if len(vectors) <= INLINE_VECTORS:
-        return outputs.encode(vectors, dimensions, output_types)
-    return await asyncio.to_thread(outputs.encode, vectors, dimensions, output_types)
+    """Code vectors of length 1 as a request asks, many of them on a thread."""
+    is_cut = dimensions is not None and dimensions < vectors.shape[1]
+    work = partial(outputs.encode, vectors, dimensions) if is_cut else partial(outputs.codes, vectors)
+    return (
+        work(output_types) if len(vectors) <= INLINE_VECTORS else await asyncio.to_thread(work, output_types)
+    )
 
 
 def check_dimensions(dimensions: int | None, spec: ModelSpec) -> None:
