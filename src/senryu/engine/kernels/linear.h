@@ -11,39 +11,26 @@ typedef struct {
     rows_of added, factors;
 } ending;
 
-INLINE __m512 finished(const ending *e, int activation, __m512 sum, long column, __mmask16 mask, long row) {
-    const step *s = e->step;
+INLINE __m512 scaled(const step *s, __m512 sum, long column) {
     if (s->in_format == U8) sum = _mm512_cvtepi32_ps(_mm512_castps_si512(sum));
     if (s->scale) sum = _mm512_mul_ps(sum, _mm512_loadu_ps(s->scale + column));
     if (s->bias) sum = _mm512_add_ps(sum, _mm512_loadu_ps(s->bias + column));
-    sum = activate(activation, sum);
-    if (e->factors.base) sum = _mm512_mul_ps(sum, _mm512_maskz_loadu_ps(mask, row_at(e->factors, row) + column));
-    if (e->added.base) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, row_at(e->added, row) + column));
     return sum;
 }
 
-// A row of a whole panel, `x` from `column`.
-INLINE void store_panel(const store *to, long row, long column, const __m512 *x) {
-    if (to->out[F32]) {
-        float *out = (float *)(to->out[F32] + row * to->stride[F32]) + column;
+INLINE __m512 merged(const ending *e, __m512 x, long column, __mmask16 mask, long row) {
+    if (e->factors.base) x = _mm512_mul_ps(x, _mm512_maskz_loadu_ps(mask, row_at(e->factors, row) + column));
+    if (e->added.base) x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(mask, row_at(e->added, row) + column));
+    return x;
+}
+
+INLINE void activate_panel(int activation, __m512 *x) {
+    if (activation == GELU) {
+        gelus(x, VECTORS);
+        return;
+    }
 #pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; v++) _mm512_storeu_ps(out + v * 16, x[v]);
-    }
-    if (to->out[BF16]) {
-        char *out = to->out[BF16] + row * to->stride[BF16] + 2 * column;
-#pragma GCC unroll 2
-        for (int v = 0; v < VECTORS; v += 2)
-            _mm512_storeu_si512(out + v * 32, (__m512i)_mm512_cvtne2ps_pbh(x[v + 1], x[v]));
-    }
-    if (to->out[U8]) {
-        char *out = to->out[U8] + row * to->stride[U8] + column;
-#pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; v++) {
-            __m512 scale = _mm512_loadu_ps(to->u8_scale + column + v * 16);
-            __m512 shift = _mm512_loadu_ps(to->u8_shift + column + v * 16);
-            _mm_storeu_si128((__m128i *)(out + v * 16), to_u8(x[v], scale, shift));
-        }
-    }
+    for (int v = 0; v < VECTORS; v++) x[v] = activate(activation, x[v]);
 }
 
 INLINE void end_tile(const ending *e, int activation, const float *block, long begin, long end, long column) {
@@ -52,16 +39,19 @@ INLINE void end_tile(const ending *e, int activation, const float *block, long b
         for (long row = begin; row < end; row++, block += COLUMNS) {
             __m512 x[VECTORS];
 #pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; v++)
-                x[v] = finished(e, activation, _mm512_load_ps(block + v * 16), column + v * 16, 0xffff, row);
+            for (int v = 0; v < VECTORS; v++) x[v] = scaled(e->step, _mm512_load_ps(block + v * 16), column + v * 16);
+            activate_panel(activation, x);
+#pragma GCC unroll 4
+            for (int v = 0; v < VECTORS; v++) x[v] = merged(e, x[v], column + v * 16, 0xffff, row);
             store_panel(e->to, row, column, x);
         }
         return;
     }
     for (long row = begin; row < end; row++, block += COLUMNS)
-        for (long c = column; c < width; c += 16)
-            store_vector(e->to, row, c, width,
-                         finished(e, activation, _mm512_load_ps(block + c - column), c, first(width - c), row));
+        for (long c = column; c < width; c += 16) {
+            __m512 x = activate(activation, scaled(e->step, _mm512_load_ps(block + c - column), c));
+            store_vector(e->to, row, c, width, merged(e, x, c, first(width - c), row));
+        }
 }
 
 // NOTE: an activation chosen in the innermost loop would be chosen for every vector.

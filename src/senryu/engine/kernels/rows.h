@@ -1,7 +1,7 @@
 // Steps that take each row by itself: norms, sums, products, tables. Knows rows and formats; no neighbouring row.
 #pragma once
 #include "plan.h"
-#include "vectors.h"
+#include "tiles.h"
 
 // Where a step's result goes, in every format that is wanted of it; rows are counted from `base`'s first.
 typedef struct {
@@ -19,6 +19,30 @@ INLINE void store_vector(const store *to, long row, long column, long limit, __m
         __m512 scale = _mm512_maskz_loadu_ps(mask, to->u8_scale + column);
         __m512 shift = _mm512_maskz_loadu_ps(mask, to->u8_shift + column);
         _mm_mask_storeu_epi8(to->out[U8] + row * to->stride[U8] + column, mask, to_u8(x, scale, shift));
+    }
+}
+
+// A row of a whole panel, `x` from `column`.
+INLINE void store_panel(const store *to, long row, long column, const __m512 *x) {
+    if (to->out[F32]) {
+        float *out = (float *)(to->out[F32] + row * to->stride[F32]) + column;
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; v++) _mm512_storeu_ps(out + v * 16, x[v]);
+    }
+    if (to->out[BF16]) {
+        char *out = to->out[BF16] + row * to->stride[BF16] + 2 * column;
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; v += 2)
+            _mm512_storeu_si512(out + v * 32, (__m512i)_mm512_cvtne2ps_pbh(x[v + 1], x[v]));
+    }
+    if (to->out[U8]) {
+        char *out = to->out[U8] + row * to->stride[U8] + column;
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; v++) {
+            __m512 scale = _mm512_loadu_ps(to->u8_scale + column + v * 16);
+            __m512 shift = _mm512_loadu_ps(to->u8_shift + column + v * 16);
+            _mm_storeu_si128((__m128i *)(out + v * 16), to_u8(x[v], scale, shift));
+        }
     }
 }
 
@@ -81,11 +105,55 @@ static float squares_of(const float *row, long width, float middle) {
     return _mm512_reduce_add_ps(sum);
 }
 
+enum { SIDE_BY_SIDE = 4 };
+
 INLINE float root(float x) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))); }
 
-static void layer_norm(const step *s, rows_of in, const store *to, long begin, long end) {
+// Rows of whole panels. NOTE: a row's sums wait for each other, so a few rows are taken side by side.
+INLINE void norm_panels(const step *s, rows_of in, const store *to, long row, int rows) {
     long width = s->outputs;
-    for (long row = begin; row < end; row++) {
+    __m512 sums[SIDE_BY_SIDE], means[SIDE_BY_SIDE], inverses[SIDE_BY_SIDE];
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++) sums[r] = _mm512_setzero_ps();
+    for (long c = 0; c < width; c += 16)
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++) sums[r] = _mm512_add_ps(sums[r], _mm512_loadu_ps(row_at(in, row + r) + c));
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++) {
+        means[r] = splat(_mm512_reduce_add_ps(sums[r]) / (float)width);
+        sums[r] = _mm512_setzero_ps();
+    }
+    for (long c = 0; c < width; c += 16)
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++) {
+            __m512 x = _mm512_sub_ps(_mm512_loadu_ps(row_at(in, row + r) + c), means[r]);
+            sums[r] = _mm512_fmadd_ps(x, x, sums[r]);
+        }
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++)
+        inverses[r] = splat(1.0f / root(_mm512_reduce_add_ps(sums[r]) / (float)width + s->epsilon));
+    for (long c = 0; c < width; c += COLUMNS)
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++) {
+            const float *x = row_at(in, row + r) + c;
+            __m512 y[VECTORS];
+#pragma GCC unroll 4
+            for (int v = 0; v < VECTORS; v++) {
+                y[v] = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(x + v * 16), means[r]), inverses[r]);
+                y[v] = _mm512_mul_ps(y[v], _mm512_loadu_ps(s->scale + c + v * 16));
+                if (s->bias) y[v] = _mm512_add_ps(y[v], _mm512_loadu_ps(s->bias + c + v * 16));
+            }
+            store_panel(to, row + r, c, y);
+        }
+}
+
+static void layer_norm(const step *s, rows_of in, const store *to, long begin, long end) {
+    long width = s->outputs, row = begin;
+    if (width % COLUMNS == 0) {
+        for (; row + SIDE_BY_SIDE <= end; row += SIDE_BY_SIDE) norm_panels(s, in, to, row, SIDE_BY_SIDE);
+        for (; row < end; row++) norm_panels(s, in, to, row, 1);
+    }
+    for (; row < end; row++) {
         const float *x = row_at(in, row);
         float mean = sum_of(x, width) / (float)width;
         float inverse = 1.0f / root(squares_of(x, width, mean) / (float)width + s->epsilon);
