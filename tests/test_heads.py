@@ -92,14 +92,17 @@ def test_a_head_that_could_mean_something_else_is_not_kept(
     assert kept(data, {**SCOPE, "headers": headers}).read(data) is None
 
 
-def test_heads_that_never_come_again_are_kept_no_more() -> None:
-    memory = kept()
+def test_where_heads_never_come_again_none_is_kept_any_more() -> None:
+    memory = Heads()
     for _ in range(UNKNOWN_HEADS - 1):
+        memory.keep(request(), b"/", SCOPE)
+        assert memory.are_kept
+    assert memory.read(request()) is not None
+    for _ in range(UNKNOWN_HEADS):
         assert memory.are_kept
         memory.keep(request(), b"/", SCOPE)
     assert not memory.are_kept
-    assert memory.read(request()) is not None
-    assert memory.are_kept
+    assert memory.read(request()) is None
 
 
 # ---- with a parser -----------------------------------------------------------------------------------------
@@ -221,6 +224,15 @@ def test_every_talk_goes_as_it_goes_with_the_parser_alone(requests: list[bytes],
     with mock.patch.object(Heads, "read", return_value=None):
         expected = talk(pieces)
     assert talk(pieces) == expected
+
+
+def test_a_head_is_kept_without_its_request() -> None:
+    with mock.patch.object(Heads, "keep", autospec=True) as keep:
+        talk([PLAIN])
+    (_, data, _, scope), _ = keep.call_args
+    assert data == PLAIN
+    assert scope["headers"] == [(b"host", b"a"), (b"content-length", b"3")]
+    assert LINE not in scope
 
 
 def test_a_head_that_comes_again_is_not_parsed() -> None:

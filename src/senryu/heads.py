@@ -42,9 +42,12 @@ class Heads:
         return self._unknown < UNKNOWN_HEADS
 
     def keep(self, data: bytes, url: bytes, scope: Mapping[str, Any]) -> None:
-        """Keep the head of a request that a parser has read, and that was all of `data`."""
+        """Keep the head of a request that a parser has read, and that was all of `data`.
+
+        NOTE: it holds the client's key; so none is kept any more where heads differ each time.
+        """
         self._unknown += 1
-        self._known = known(data, url, scope)
+        self._known = known(data, url, scope) if self.are_kept else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -300,8 +300,6 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         self.headers = []  # NOTE: for trailers; one named like a field of the head must not pass for it.
 
-    # ---- heads that come again -------------------------------------------------------------------------------
-
     def _is_between(self) -> bool:
         """Tell whether the next byte begins a request, and all before are answered."""
         answered = self.cycle is None or self.cycle.response_complete
@@ -312,7 +310,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._feed(data)
         is_whole = self._parsed_heads == heads + 1 and not (self._in_head or self._in_body or self._refusal)
         if is_kept and is_whole and self.cycle.keep_alive and not self.expect_100_continue:
-            self._heads.keep(data, self.url, self.cycle.scope)
+            # NOTE: not of a request that is answered; its line would keep all that there was of it.
+            scope = {name: value for name, value in self.scope.items() if name != LINE}
+            self._heads.keep(data, self.url, scope)
 
     def _take_again(self, data: bytes) -> bool:
         """Begin a request whose head is known, and that has arrived whole, as the parser would have it begun."""
