@@ -384,20 +384,49 @@ def test_a_canary_that_fails_leaves_the_queue_as_it_was() -> None:
     run(test)
 
 
+class Infinite(FakeEngine):
+    """An engine whose rows that are no numbers are infinite."""
+
+    def run(self, batch: Batch) -> Vectors:
+        return np.where(np.isnan(vectors := super().run(batch)), np.float32(np.inf), vectors)
+
+
 def test_vectors_are_answered_with_length_1_and_what_is_no_number_beside_them_is_an_error() -> None:
+    given: list[Vectors] = []
+
+    def finish(vectors: Vectors) -> Vectors:
+        given.append(vectors)
+        return outputs.normalise(vectors)
+
     async def test() -> None:
-        engine = FakeEngine()
+        engine = Infinite()
         engine.open.clear()
-        async with running(engine, finish=outputs.normalise) as lane:
+        async with running(engine, finish=finish) as lane:
             tasks = [asyncio.create_task(lane.submit(texts(first))) for first in (20, 21, NOT_FINITE, 22)]
             await asyncio.sleep(0.01)
             engine.open.set()
             found = await asyncio.gather(*tasks, return_exceptions=True)
         assert engine.batches == [[20], [21, NOT_FINITE, 22]]
+        assert np.isfinite(np.concatenate(given)).all()
         assert isinstance(found.pop(2), EngineError)
         for number, (first, size) in enumerate([(20, 1), (21, 3), (22, 3)]):
             row = np.array([[first, 3, size]], np.float32)
             assert np.array_equal(found[number], outputs.normalise(row))
 
-    with np.errstate(all="raise"):
-        run(test)
+    run(test)
+
+
+def test_a_batch_that_cannot_be_finished_is_halved_like_one_that_fails() -> None:
+    def finish(vectors: Vectors) -> Vectors:
+        if (vectors[:, 0] == 21).any():
+            raise MemoryError("no room")
+        return vectors
+
+    async def test() -> None:
+        async with running(FakeEngine(), finish=finish) as lane:
+            tasks = [asyncio.create_task(lane.submit(texts(first))) for first in (20, 21, 22, 23)]
+            found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(found[1], EngineError)
+        assert [int(found[number][0, 0]) for number in (0, 2, 3)] == [20, 22, 23]  # type: ignore[index]
+
+    run(test)

@@ -77,21 +77,27 @@ class Lane:
 
     def rows(self, jobs: Sequence[Job], result: Vectors | Exception) -> list[Vectors | EngineError] | None:
         """Return what each job is answered; None for a batch that failed, and must be halved to find the fault."""
-        shape = getattr(result, "shape", ())
-        if not isinstance(result, Exception) and shape[:-1] != (len(jobs),):
-            result = EngineError(f"the engine answered {len(jobs)} texts with an array of {shape}.")
-        if isinstance(result, Exception):
-            logger.warning("a batch of %d failed: %s", len(jobs), result)
-            if len(jobs) > 1:
-                return None
-            return [result if isinstance(result, EngineError) else EngineError(str(result))]
-        finite = np.isfinite(result.sum(axis=1))
-        if not finite.all():
-            result = np.where(finite[:, None], result, np.float32(0))
-        return [
-            row if good else EngineError("The model's answer is not a finite number.")
-            for row, good in zip(self._finish(result), finite, strict=True)
-        ]
+        found = result if isinstance(result, Exception) else self._rows_of(result, len(jobs))
+        if not isinstance(found, Exception):
+            return found
+        logger.warning("a batch of %d failed: %s", len(jobs), found)
+        if len(jobs) > 1:
+            return None
+        return [found if isinstance(found, EngineError) else EngineError(str(found))]
+
+    def _rows_of(self, vectors: Vectors, texts: int) -> list[Vectors | EngineError] | Exception:
+        shape = getattr(vectors, "shape", ())
+        if shape[:-1] != (texts,):
+            return EngineError(f"the engine answered {texts} texts with an array of {shape}.")
+        try:
+            finite = np.isfinite(vectors.sum(axis=1))
+            rows = self._finish(
+                vectors if finite.all() else np.where(finite[:, None], vectors, np.float32(0))
+            )
+        except Exception as error:
+            return error
+        bad = EngineError("The model's answer is not a finite number.")
+        return [row if good else bad for row, good in zip(rows, finite, strict=True)]
 
 
 class Batcher:
