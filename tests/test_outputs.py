@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 
 import numpy as np
 import pytest
 
 from senryu import outputs
+from senryu.pipeline import INLINE_VECTORS, encode
 from senryu.types import OutputType
 
 # Published output of a real service at 1,024 dimensions, its first five.
@@ -95,8 +97,14 @@ def test_a_row_has_the_same_bits_whatever_is_normalised_beside_it(dimensions: in
         assert np.array_equal(outputs.normalise(vectors[row : row + 7])[0], together[row])
 
 
-def test_rows_of_length_1_are_coded_as_they_are() -> None:
-    vectors = np.random.default_rng(1).standard_normal((5, 384)).astype(np.float32)
-    once = outputs.encode(vectors, None, tuple(OutputType))
-    for output_type, codes in outputs.codes(outputs.normalise(vectors), tuple(OutputType)).items():
-        assert np.array_equal(codes, once[output_type])
+@pytest.mark.parametrize("rows", [1, INLINE_VECTORS + 1])
+@pytest.mark.parametrize("dimensions", [None, 384, 100])
+def test_a_request_codes_rows_of_length_1_and_normalises_only_what_it_cuts(
+    rows: int, dimensions: int | None
+) -> None:
+    unit = outputs.normalise(np.random.default_rng(1).standard_normal((rows, 384)).astype(np.float32))
+    unit[0, 1] += 1  # so that normalising would show
+    answer = asyncio.run(encode(unit, dimensions, tuple(OutputType)))
+    expected = outputs.normalise(unit[:, :100]) if dimensions == 100 else unit
+    assert np.array_equal(answer[OutputType.FLOAT], expected)
+    assert np.array_equal(answer[OutputType.INT8], outputs.to_int8(expected))

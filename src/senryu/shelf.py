@@ -208,6 +208,8 @@ def fingerprint(spec: ModelSpec, engine: Engine) -> str:
         "max_seq_length": spec.max_seq_length,
         "engine": engine.signature,
     }
+    if spec.matryoshka:  # their vectors are cut when they have length 1 already, which rounds them otherwise
+        decisive["cut"] = "normalised"
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 
