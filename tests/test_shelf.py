@@ -200,3 +200,9 @@ def test_a_model_that_nobody_has_is_not_found(run: Callable[..., None]) -> None:
             await shelf.get("four")
 
     run(test)
+
+
+def test_a_model_whose_vectors_can_be_cut_has_a_fingerprint_of_its_own(tiny_folder: Path) -> None:
+    spec = load_spec(tiny_folder)
+    whole, cut = replace(spec, matryoshka=()), replace(spec, matryoshka=(8,))
+    assert fingerprint(whole, FakeEngine()) != fingerprint(cut, FakeEngine())
