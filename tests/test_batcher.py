@@ -402,14 +402,19 @@ def test_vectors_are_answered_with_length_1_and_what_is_no_number_beside_them_is
         engine = Infinite()
         engine.open.clear()
         async with running(engine, finish=finish) as lane:
-            tasks = [asyncio.create_task(lane.submit(texts(first))) for first in (20, 21, NOT_FINITE, 22)]
+            firsts = (20, 21, NOT_FINITE, 22)
+            tasks = [asyncio.create_task(lane.submit(texts(first))) for first in firsts]
+            tasks.append(asyncio.create_task(lane.submit(texts(NOT_FINITE), flow="another")))
             await asyncio.sleep(0.01)
             engine.open.set()
             found = await asyncio.gather(*tasks, return_exceptions=True)
-        assert engine.batches == [[20], [21, NOT_FINITE, 22]]
+        assert engine.batches[0] == [20]
+        assert sorted(engine.batches[1]) == sorted([*firsts[1:], NOT_FINITE])
         assert np.isfinite(np.concatenate(given)).all()
-        assert isinstance(found.pop(2), EngineError)
-        for number, (first, size) in enumerate([(20, 1), (21, 3), (22, 3)]):
+        errors = found.pop(4), found.pop(2)
+        assert all(isinstance(error, EngineError) for error in errors)
+        assert errors[0] is not errors[1]  # raised twice, one would gather both tracebacks
+        for number, (first, size) in enumerate([(20, 1), (21, 4), (22, 4)]):
             row = np.array([[first, 3, size]], np.float32)
             assert np.array_equal(found[number], outputs.normalise(row))
 

@@ -91,13 +91,15 @@ class Lane:
             return EngineError(f"the engine answered {texts} texts with an array of {shape}.")
         try:
             finite = np.isfinite(vectors.sum(axis=1))
-            rows = self._finish(
-                vectors if finite.all() else np.where(finite[:, None], vectors, np.float32(0))
-            )
+            if not finite.all():
+                vectors = np.where(finite[:, None], vectors, np.float32(0))
+            rows = self._finish(vectors)
         except Exception as error:
             return error
-        bad = EngineError("The model's answer is not a finite number.")
-        return [row if good else bad for row, good in zip(rows, finite, strict=True)]
+        return [
+            row if good else EngineError("The model's answer is not a finite number.")
+            for row, good in zip(rows, finite, strict=True)
+        ]
 
 
 class Batcher:
@@ -192,9 +194,8 @@ class Batcher:
         if reserved:
             self._queue.put_reserved(jobs)
         else:
-            self._think_again(
-                jobs[0], needed
-            )  # NOTE: behind the waiters: what nobody waits for is dropped there
+            # NOTE: behind the waiters, because what nobody waits for is dropped there.
+            self._think_again(jobs[0], needed)
             self._queue.put(list(dict.fromkeys(jobs)))
         self._hand_over_soon()
         return jobs

@@ -64,9 +64,7 @@ class Job:
 
 
 Identity: TypeAlias = tuple[str, Bucket, int, bytes]
-_Place: TypeAlias = tuple[
-    float, int, float, float
-]  # a flow's clock, turn, virtual time, and what it was served last
+_Place: TypeAlias = tuple[float, int, float, float]  # a flow's clock, turn, virtual time and last tag
 _Entry: TypeAlias = "tuple[float, int, Job]"  # tag, arrival, job
 
 

@@ -98,9 +98,9 @@ async def encode(
     """Code vectors of length 1 as a request asks, many of them on a thread."""
     is_cut = dimensions is not None and dimensions < vectors.shape[1]
     work = partial(outputs.encode, vectors, dimensions) if is_cut else partial(outputs.codes, vectors)
-    return (
-        work(output_types) if len(vectors) <= INLINE_VECTORS else await asyncio.to_thread(work, output_types)
-    )
+    if len(vectors) <= INLINE_VECTORS:
+        return work(output_types)
+    return await asyncio.to_thread(work, output_types)
 
 
 def check_dimensions(dimensions: int | None, spec: ModelSpec) -> None:
