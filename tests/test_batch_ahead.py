@@ -182,14 +182,19 @@ def test_a_batch_that_cannot_be_laid_out_is_not_taken_for_the_one_that_lies_read
     run(test)
 
 
+async def one_runs_and_one_that_lies_ready_is_given_up(lane: Lane) -> asyncio.Task[Vectors]:
+    running = ask(lane, 20, LONG)
+    await turns()
+    given_up = ask(lane, 21, LONG * 2)
+    await turns()
+    given_up.cancel()
+    await turns()
+    return running
+
+
 def test_a_text_that_nobody_waits_for_any_more_is_not_computed_once_it_is_taken_back() -> None:
     async def test(lane: Lane, hands: ByHand) -> None:
-        first = ask(lane, 20, LONG)
-        await turns()
-        given_up = ask(lane, 21, LONG * 2)
-        await turns()
-        given_up.cancel()
-        await turns()
+        first = await one_runs_and_one_that_lies_ready_is_given_up(lane)
         short = ask(lane, 22, SHORT)
         await drain(hands)
         assert [int(task.result()[0, 0]) for task in (first, short)] == [20, 22]
@@ -200,12 +205,7 @@ def test_a_text_that_nobody_waits_for_any_more_is_not_computed_once_it_is_taken_
 
 def test_what_was_given_up_and_is_asked_for_again_beside_a_shorter_text_is_computed() -> None:
     async def test(lane: Lane, hands: ByHand) -> None:
-        first = ask(lane, 20, LONG)
-        await turns()
-        given_up = ask(lane, 21, LONG * 2)
-        await turns()
-        given_up.cancel()
-        await turns()
+        first = await one_runs_and_one_that_lies_ready_is_given_up(lane)
         both = ask_all(lane, [(22, SHORT), (21, LONG * 2)], "a")
         await drain(hands)
         assert first.result()[0, 0] == 20
