@@ -47,7 +47,7 @@ class Running:
         left_out = np.array(prompts or [0] * len(texts), np.int32)
         table = BatchTable(ids.ctypes.data, lengths.ctypes.data, left_out.ctypes.data, len(ids), len(lengths))
         library = kernels.library()
-        size = library.senryu_arena_bytes(self.plan.table, len(ids), int(lengths.max()))
+        size = library.senryu_arena_bytes(self.plan.table, table, int(lengths.max()), int(ids.max()) + 1)
         arena = kernels.aligned(size + GUARD)
         arena.fill(fill)
         vectors = np.full((len(texts) + 1, self.plan.width), np.nan, np.float32)

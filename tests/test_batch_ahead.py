@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias, cast
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -76,7 +76,7 @@ def run(test: Test, streams: int = 1) -> None:
         batcher, hands = Batcher(streams, 100_000), ByHand(streams)
         batcher._hands = cast(Hands, hands)
         batcher.start()
-        lane = batcher.open(ReadyEngine(), finish=lambda vectors: vectors)
+        lane = batcher.open(ReadyEngine())
         async with asyncio.timeout(30):
             await test(lane, hands)
         assert not batcher._queue
@@ -88,7 +88,7 @@ def run(test: Test, streams: int = 1) -> None:
 
 
 def text(first: int, length: int) -> list[Tokens]:
-    return [Tokens(np.array([first] + [0] * (length - 1), np.int32))]
+    return [Tokens(array("i", [first] + [0] * (length - 1)))]
 
 
 def ask(lane: Lane, first: int, length: int, flow: str = "a") -> asyncio.Task[Vectors]:

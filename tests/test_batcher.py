@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
+from array import array
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fake_engine import NOT_FINITE, POISON, FakeEngine
-from senryu import outputs
 from senryu.batcher import Batcher, Lane
 from senryu.errors import EngineError, NotReady, QueueFull
 from senryu.pace import MAX_BATCH_TOKENS
@@ -22,11 +21,7 @@ from senryu.types import Batch, Timings, Tokens, Vectors
 
 
 def texts(*firsts: int, length: int = 3) -> list[Tokens]:
-    return [Tokens(np.array([first] + [0] * (length - 1), np.int32)) for first in firsts]
-
-
-def as_it_is(vectors: Vectors) -> Vectors:
-    return vectors
+    return [Tokens(array("i", [first] + [0] * (length - 1))) for first in firsts]
 
 
 @asynccontextmanager
@@ -34,12 +29,11 @@ async def running(
     engine: FakeEngine,
     queue_tokens: int = 10_000,
     queue_seconds: float = math.inf,
-    finish: Callable[[Vectors], Vectors] = as_it_is,
 ) -> AsyncIterator[Lane]:
     batcher = Batcher(engine.streams, queue_tokens, queue_seconds)
     batcher.start()
     try:
-        yield batcher.open(engine, finish)
+        yield batcher.open(engine)
     finally:
         engine.open.set()
         await asyncio.to_thread(batcher.close)
@@ -384,24 +378,11 @@ def test_a_canary_that_fails_leaves_the_queue_as_it_was() -> None:
     run(test)
 
 
-class Infinite(FakeEngine):
-    """An engine whose rows that are no numbers are infinite."""
-
-    def run(self, batch: Batch) -> Vectors:
-        return np.where(np.isnan(vectors := super().run(batch)), np.float32(np.inf), vectors)
-
-
-def test_vectors_are_answered_with_length_1_and_what_is_no_number_beside_them_is_an_error() -> None:
-    given: list[Vectors] = []
-
-    def finish(vectors: Vectors) -> Vectors:
-        given.append(vectors)
-        return outputs.normalise(vectors)
-
+def test_what_is_no_number_is_an_error_of_its_own_and_harms_nothing_beside_it() -> None:
     async def test() -> None:
-        engine = Infinite()
+        engine = FakeEngine()
         engine.open.clear()
-        async with running(engine, finish=finish) as lane:
+        async with running(engine) as lane:
             firsts = (20, 21, NOT_FINITE, 22)
             tasks = [asyncio.create_task(lane.submit(texts(first))) for first in firsts]
             tasks.append(asyncio.create_task(lane.submit(texts(NOT_FINITE), flow="another")))
@@ -410,28 +391,10 @@ def test_vectors_are_answered_with_length_1_and_what_is_no_number_beside_them_is
             found = await asyncio.gather(*tasks, return_exceptions=True)
         assert engine.batches[0] == [20]
         assert sorted(engine.batches[1]) == sorted([*firsts[1:], NOT_FINITE])
-        assert np.isfinite(np.concatenate(given)).all()
         errors = found.pop(4), found.pop(2)
         assert all(isinstance(error, EngineError) for error in errors)
         assert errors[0] is not errors[1]  # raised twice, one would gather both tracebacks
         for number, (first, size) in enumerate([(20, 1), (21, 4), (22, 4)]):
-            row = np.array([[first, 3, size]], np.float32)
-            assert np.array_equal(found[number], outputs.normalise(row))
-
-    run(test)
-
-
-def test_a_batch_that_cannot_be_finished_is_halved_like_one_that_fails() -> None:
-    def finish(vectors: Vectors) -> Vectors:
-        if (vectors[:, 0] == 21).any():
-            raise MemoryError("no room")
-        return vectors
-
-    async def test() -> None:
-        async with running(FakeEngine(), finish=finish) as lane:
-            tasks = [asyncio.create_task(lane.submit(texts(first))) for first in (20, 21, 22, 23)]
-            found = await asyncio.gather(*tasks, return_exceptions=True)
-        assert isinstance(found[1], EngineError)
-        assert [int(found[number][0, 0]) for number in (0, 2, 3)] == [20, 22, 23]  # type: ignore[index]
+            assert found[number].tolist() == [[first, 3, size]]  # type: ignore[union-attr]
 
     run(test)

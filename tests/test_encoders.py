@@ -121,7 +121,7 @@ def test_bf16_stays_close_in_every_family(tmp_path: Path, family: str, chosen: s
     content = golden(family)
     loaded = engines.load(model_of(tmp_path, family), chosen, Precision.BF16, threads=2)
     exact = outputs.normalise(np.array(content["means"], np.float32))
-    assert (exact * outputs.normalise(run_each(loaded, content["ids"]))).sum(1).min() >= 0.999
+    assert (exact * run_each(loaded, content["ids"])).sum(1).min() >= 0.999
 
 
 @pytest.mark.parametrize("chosen", OURS)
@@ -135,8 +135,6 @@ def test_poolings_and_modules_equal_sentence_transformers(tmp_path: Path, chain:
     computed = run_each(engines.load(spec, chosen), content["ids"])
     assert furthest(exact, content[chain]) <= 5e-7
     assert furthest(computed, content[chain]) <= 2e-6
-    if not modules:  # otherwise the last Normalize is left to the server
-        np.testing.assert_allclose(computed, content[chain], atol=1e-5)
 
 
 @pytest.mark.parametrize("chosen", OURS)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
+from array import array
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +14,7 @@ BUDGET = 64
 
 
 def jobs(flow: str, sizes: list[int]) -> list[Job]:
-    return [Job(Tokens(np.zeros(size, np.int32)), (0, -(-size // 16) * 16), flow, []) for size in sizes]
+    return [Job(Tokens(array("i", bytes(4 * size))), (0, -(-size // 16) * 16), flow, []) for size in sizes]
 
 
 def batches_until(queue: FairQueue, wanted: Job, most: int = 10_000) -> int:
@@ -154,8 +155,8 @@ def test_a_reserved_job_that_is_dropped_after_it_ran_leaves_the_count_alone() ->
 
 def test_flows_share_time_where_a_token_of_one_model_costs_more() -> None:
     queue = FairQueue()
-    dear = [Job(Tokens(np.zeros(16, np.int32)), (1, 16), "dear", [], weight=8.0) for _ in range(200)]
-    cheap = [Job(Tokens(np.zeros(16, np.int32)), (0, 16), "cheap", []) for _ in range(200)]
+    dear = [Job(Tokens(array("i", bytes(64))), (1, 16), "dear", [], weight=8.0) for _ in range(200)]
+    cheap = [Job(Tokens(array("i", bytes(64))), (0, 16), "cheap", []) for _ in range(200)]
     queue.put(dear)
     queue.put(cheap)
     assert queue.cost == 200 * 16 * 9

@@ -15,7 +15,7 @@ import pytest
 
 import engines
 from engines import OURS
-from senryu import engine, models, outputs
+from senryu import engine, models
 from senryu.engine import int8, windows
 from senryu.engine.calibration import calibrate
 from senryu.engine.int8 import Calibration, Loss
@@ -142,8 +142,8 @@ def test_a_file_of_the_older_format_is_still_read(spec: ModelSpec, chosen: str) 
         entry |= {"low": int8._encode(low), "mean": int8._encode(low + given + lost)}
     rewrite(spec.folder / int8.FILE, made)
     texts = [ids.tolist() for ids in texts_of(spec, 20, seed=5)]
-    exact = outputs.normalise(run_each(loaded(spec, Precision.F32, chosen=chosen), texts))
-    given = outputs.normalise(run_each(loaded(spec, chosen=chosen), texts))
+    exact = run_each(loaded(spec, Precision.F32, chosen=chosen), texts)
+    given = run_each(loaded(spec, chosen=chosen), texts)
     assert (exact * given).sum(axis=1).mean() >= 0.997
 
 
@@ -268,8 +268,8 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.mark.parametrize("chosen", OURS)
 def test_every_family_stays_close_to_f32(family: Family, chosen: str) -> None:
     unseen = [ids.tolist() for ids in family.texts[50:]]
-    exact = outputs.normalise(run_each(loaded(family.spec, Precision.F32, chosen=chosen), unseen))
-    given = outputs.normalise(run_each(loaded(family.spec, chosen=chosen), unseen))
+    exact = run_each(loaded(family.spec, Precision.F32, chosen=chosen), unseen)
+    given = run_each(loaded(family.spec, chosen=chosen), unseen)
     cosines = (exact * given).sum(axis=1)
     assert cosines.mean() >= 0.997
     assert np.median(cosines) >= 0.999
@@ -286,10 +286,10 @@ def test_every_family_stays_close_where_all_is_split_that_can_be(
     assert any(of.is_split for of in made.windows.values())
     monkeypatch.setattr(int8, "find", lambda _: made)
     unseen = [ids.tolist() for ids in family.texts[50:]]
-    exact = outputs.normalise(run_each(loaded(family.spec, Precision.F32, chosen=chosen), unseen))
+    exact = run_each(loaded(family.spec, Precision.F32, chosen=chosen), unseen)
     ready = loaded(family.spec, chosen=chosen)
     given = run_each(ready, unseen)
-    assert (exact * outputs.normalise(given)).sum(axis=1).mean() >= 0.997
+    assert (exact * given).sum(axis=1).mean() >= 0.997
     for indices in batches_of(ready, unseen, 0):
         assert ready.run(batch([unseen[i] for i in indices])).tobytes() == given[indices].tobytes()
 

@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import engines
+from senryu import outputs
+from senryu.engine import kernels
 from senryu.engine.kernels import Format, NotComputed
 from senryu.engine.windows import Window, as_stored, at_mean, quantise, step
 from senryu.models import Pooling
+from senryu.types import Precision
 from small_plans import SmallPlan, first_token, singles, window
 
 Array = NDArray[np.float32]
@@ -297,6 +301,29 @@ def test_a_vector_is_put_to_length_one(tmp_path: Path, width: int) -> None:
     table[4] = 0
     plan = SmallPlan(tmp_path, {"table.weight": table}, lambda ops: ops.normalize(look_up(ops)))
     np.testing.assert_allclose(plan.run(singles(30)), plan.exact(singles(30)), atol=3e-7)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-20, 1e-30, 1e18])
+@pytest.mark.parametrize("width", [1, 7, 8, 17, 127, 128, 129, 136, 257, 300, 384, 1000, 1024, 4096, 8193])
+def test_a_text_has_the_length_one_that_numpy_gives_it(width: int, scale: float) -> None:
+    engines.skip_without_kernels(Precision.F32)
+    vectors = normal(5, width, seed=width, scale=scale)
+    vectors[2] = 0
+    expected = outputs.normalise(vectors)
+    kernels.library().senryu_to_length_1(kernels.address(vectors), *vectors.shape)
+    assert vectors.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("harm", [np.nan, np.inf, -np.inf, 1e30])
+def test_a_text_without_a_finite_length_is_no_number_throughout(harm: float) -> None:
+    engines.skip_without_kernels(Precision.F32)
+    vectors = normal(3, 50)
+    vectors[1, 49] = harm
+    expected = outputs.normalise(vectors)
+    kernels.library().senryu_to_length_1(kernels.address(vectors), *vectors.shape)
+    assert np.isnan(expected[1]).all()
+    assert np.isnan(vectors[1]).all()
+    assert vectors[[0, 2]].tobytes() == expected[[0, 2]].tobytes()
 
 
 @pytest.mark.parametrize("half", [1, 4, 8, 16, 17, 64])

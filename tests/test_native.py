@@ -117,10 +117,10 @@ def test_nothing_outside_a_table_is_ever_read(tiny: engine.Engine) -> None:
     rows = tiny._model.weights.shape("embeddings.word_embeddings.weight")[0]
     assert tiny.run(batch([[2, rows - 1, 3]])).shape == (1, 32)
     for outside in (rows, 2**31 - 1, -1, -(2**31)):
-        with pytest.raises(EngineError, match=f"the model has 0 to {rows - 1}"):
+        with pytest.raises(EngineError, match=f"the model reads .* ids from 0 to {rows - 1}"):
             tiny.run(batch([[2, 9, 3], [2, outside, 3]]))
     assert tiny.run(batch([[5] * 64])).shape == (1, 32)
-    with pytest.raises(EngineError, match="65 tokens; the model reads 1 to 64"):
+    with pytest.raises(EngineError, match=r"1 to 65 tokens, 66 together.*; the model reads texts of 1 to 64"):
         tiny.run(batch([[5], [5] * 65]))
 
 

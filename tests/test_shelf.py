@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from array import array
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from fake_engine import FakeEngine
@@ -47,7 +47,7 @@ class Loader:
         engine = FakeEngine()
         if spec.id in self.wrong:
             engine.run = failing  # type: ignore[method-assign]
-        lane = self.batcher.open(engine, finish=lambda vectors: vectors)
+        lane = self.batcher.open(engine)
         return Model(spec, Tokenizer(spec), engine, lane, fingerprint(spec, engine))
 
 
@@ -74,7 +74,7 @@ def run(tiny_folder: Path) -> Callable[..., None]:
 
 
 def vector_of(model: Model) -> Coroutine[Any, Any, Any]:
-    return model.lane.submit([Tokens(np.array([7, 8, 9], np.int32))])
+    return model.lane.submit([Tokens(array("i", [7, 8, 9]))])
 
 
 def test_a_model_is_loaded_once_when_it_is_first_asked_for(run: Callable[..., None]) -> None:

@@ -14,13 +14,13 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
-from senryu import metrics, outputs
+from senryu import metrics
 from senryu.engine import Engine, batch_of
 from senryu.engine.hands import Hands, Preparing
 from senryu.errors import EngineError, NotReady, QueueFull
@@ -45,16 +45,11 @@ MIN_SHARE_TOKENS = 64
 OWN_FLOW = ""
 
 
-# What becomes of a batch's vectors before they are answered.
-Finish: TypeAlias = Callable[[Vectors], Vectors]
-
-
 class Lane:
     """One engine's way through the queue that all engines share, and what is measured of it."""
 
-    def __init__(self, batcher: Batcher, engine: Engine, number: int, finish: Finish) -> None:
+    def __init__(self, batcher: Batcher, engine: Engine, number: int) -> None:
         self.batcher = batcher
-        self._finish = finish
         self._number = number
         self.engine = engine
         self.prepares = isinstance(engine, Preparing)  # its batches may lie ready, and be taken back
@@ -89,16 +84,10 @@ class Lane:
         shape = getattr(vectors, "shape", ())
         if shape[:-1] != (texts,):
             return EngineError(f"the engine answered {texts} texts with an array of {shape}.")
-        try:
-            finite = np.isfinite(vectors.sum(axis=1))
-            if not finite.all():
-                vectors = np.where(finite[:, None], vectors, np.float32(0))
-            rows = self._finish(vectors)
-        except Exception as error:
-            return error
+        # NOTE: NaN is unlike itself, and a vector is NaN throughout or not at all.
         return [
-            row if good else EngineError("The model's answer is not a finite number.")
-            for row, good in zip(rows, finite, strict=True)
+            row if first == first else EngineError("The model's answer is not a finite number.")
+            for row, first in zip(vectors, vectors[:, 0].tolist(), strict=True)
         ]
 
 
@@ -124,10 +113,10 @@ class Batcher:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._hands = Hands(streams)
 
-    def open(self, engine: Engine, finish: Finish = outputs.normalise) -> Lane:
-        """Return a new lane for an engine. `finish` is done to all vectors of a batch at once, row by row."""
+    def open(self, engine: Engine) -> Lane:
+        """Return a new lane for an engine."""
         with self._opening:
-            lane = Lane(self, engine, len(self._lanes), finish)
+            lane = Lane(self, engine, len(self._lanes))
             self._lanes.append(lane)
             self._goes_ahead = all(lane.prepares for lane in self._lanes)
         return lane

@@ -19,7 +19,7 @@ import numpy as np
 
 from senryu import outputs
 from senryu.dialects import heroku
-from senryu.engine import Engine
+from senryu.engine import Engine, batch_of
 from senryu.engine.machine import processor_name
 from senryu.engine.model import Model
 from senryu.engine.peak import matrix_products
@@ -244,14 +244,14 @@ class LoneQuery:
         """Return the body that a client would read."""
         request = self._call.request
         batch = self._tokenize()
-        embeddings = outputs.encode(self._engine.run(batch), None, request.output_types)
+        embeddings = outputs.codes(self._engine.run(batch), request.output_types)
         result = EmbedResult(request.model, embeddings, len(batch.input_ids), 0, 0, "")
         return heroku.render(self._call, result)
 
     def _tokenize(self) -> Batch:
         request = self._call.request
         (text,) = self._tokenizer.encode_now((QUERY,), request.task, request.truncate)
-        return Batch(text.ids, np.array([len(text.ids)], np.int32))
+        return batch_of([text])
 
     def measure(self) -> None:
         deadline = time.perf_counter() + QUERY_SECONDS

@@ -32,10 +32,12 @@ def codes(unit: Vectors, output_types: Iterable[OutputType]) -> Mapping[OutputTy
 
 
 def normalise(vectors: Vectors) -> Vectors:
-    """Scale each row to length 1 in float32; a row of zeros stays."""
+    """Scale each row to length 1 in float32; a row of zeros stays, one whose length is no finite number is NaN."""
     rows = np.ascontiguousarray(vectors)
-    norms = np.sqrt(np.add.reduce(np.square(rows), axis=1, keepdims=True))
-    unit: Vectors = np.divide(rows, np.maximum(norms, _EPSILON))
+    with np.errstate(over="ignore", invalid="ignore"):
+        norms = np.sqrt(np.add.reduce(np.square(rows), axis=1, keepdims=True))
+        norms[~np.isfinite(norms)] = np.nan
+        unit: Vectors = np.divide(rows, np.maximum(norms, _EPSILON))
     return unit
 
 

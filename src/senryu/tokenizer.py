@@ -7,12 +7,12 @@ raise "Already borrowed" when set while another thread encodes; they are switche
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeGuard
 
-import numpy as np
 from tokenizers import Encoding
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
@@ -245,7 +245,7 @@ class Tokenizer:
 
     def _tokens(self, ids: list[int], *, truncated: bool = False) -> Tokens:
         unknown = 0 if self._unknown_id is None else ids.count(self._unknown_id)
-        return Tokens(np.array(ids, np.int32), truncated, unknown)
+        return Tokens(array("i", ids), truncated, unknown)
 
     def _cut(self, index: int, text: str, prompt: str, truncate: Truncate, length: int) -> Tokens:
         """Tokenise a text that may be too long, looking only at as much of it as decides the result."""

@@ -5,6 +5,7 @@ EmbedRequest → Ticket → Tokens → Batch → Vectors → Embeddings → Embe
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -14,7 +15,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-Ids: TypeAlias = NDArray[np.int32]  # [n], token ids of one text, special tokens included
+Ids: TypeAlias = "array[int]"  # int32 [n], token ids of one text, special tokens included
 Inputs: TypeAlias = (
     tuple[str, ...] | tuple[tuple[int, ...], ...]
 )  # texts, or the token ids of each text alone
@@ -158,7 +159,7 @@ class Tokens:
 class Batch:
     """Texts that run together, laid end to end. Padding is the engine's business."""
 
-    input_ids: Ids  # [sum(lengths)]
+    input_ids: NDArray[np.int32]  # [sum(lengths)]
     lengths: NDArray[np.int32]  # [B]
     prompt_lengths: NDArray[np.int32] | None = (
         None  # [B], tokens that the pooling leaves out; None: of no text

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from senryu import engine, models, outputs
+from senryu import engine, models
 from senryu.engine import Engine, int8
 from senryu.engine.machine import multiplies_int8, native_precisions
 from senryu.errors import ModelError, SetupError
@@ -266,7 +266,7 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[tuple[str, Task]]) -> list[To
 def embed(loaded: Engine, texts: Sequence[Tokens]) -> Vectors:
     """Return one vector of length 1 a text, each computed alone."""
     rows = [loaded.run(engine.batch_of([text])) for text in texts]
-    return outputs.normalise(np.concatenate(rows))
+    return np.concatenate(rows)
 
 
 def embed_together(loaded: Engine, texts: Sequence[Tokens]) -> Vectors:
@@ -275,7 +275,7 @@ def embed_together(loaded: Engine, texts: Sequence[Tokens]) -> Vectors:
     rows = [loaded.run(engine.batch_of([texts[i] for i in group])) for group in _groups(loaded, texts, order)]
     places = np.empty(len(order), np.intp)
     places[order] = np.arange(len(order))
-    return outputs.normalise(np.concatenate(rows)[places])
+    return np.concatenate(rows)[places]
 
 
 def _groups(loaded: Engine, texts: Sequence[Tokens], order: Sequence[int]) -> Iterator[list[int]]:

@@ -60,9 +60,9 @@ class Engine(Protocol):
         ...
 
     def run(self, batch: Batch) -> Vectors:
-        """Compute pooled vectors, float32 [B, D], one row a text, not normalised.
+        """Compute a vector a text, float32 [B, D], each brought to length 1 as by `outputs.normalise`.
 
-        Raises EngineError if the batch cannot be computed.
+        So one that cannot be is NaN throughout. Raises EngineError if the batch cannot be computed.
         """
         ...
 

@@ -17,7 +17,7 @@ def batch_of(texts: Sequence[Tokens]) -> Batch:
     """Lay texts end to end, in their order."""
     prompt_lengths = [tokens.prompt_length for tokens in texts]
     return Batch(
-        input_ids=np.concatenate([tokens.ids for tokens in texts]),
+        input_ids=np.frombuffer(bytearray().join([tokens.ids for tokens in texts]), np.int32),
         lengths=np.array([len(tokens.ids) for tokens in texts], np.int32),
         prompt_lengths=np.array(prompt_lengths, np.int32) if any(prompt_lengths) else None,
     )

@@ -55,7 +55,7 @@ def calibrate(spec: ModelSpec, texts: Sequence[Ids], threads: int) -> Calibratio
         weights=weights_of(spec),
         texts=len(texts),
         tokens=sum(map(len, texts)),
-        texts_sha256=hashlib.sha256(b"".join(ids.astype("<i4").tobytes() for ids in texts)).hexdigest(),
+        texts_sha256=hashlib.sha256(b"".join(np.asarray(ids, "<i4").tobytes() for ids in texts)).hexdigest(),
         windows=windows,
     )
 

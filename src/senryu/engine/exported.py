@@ -20,6 +20,7 @@ from senryu.engine.int8 import Loss
 from senryu.engine.machine import native_precisions, processor_name
 from senryu.errors import EngineError, ModelError, SettingError
 from senryu.models import ModelSpec, Pooling, export_files, find_export, hash_files
+from senryu.outputs import normalise
 from senryu.types import Batch, Precision, Vectors
 
 # NOTE: see engine/openvino.py: this module of openvino would write into the user's home and look up a host.
@@ -131,7 +132,7 @@ class ExportedEngine:
                 request.set_input_tensor(index, tensor)
             request.start_async()
             request.wait()
-            return np.array(request.get_output_tensor(0).data, np.float32)  # [B, D]
+            return normalise(np.asarray(request.get_output_tensor(0).data, np.float32))  # [B, D]
         except RuntimeError as error:
             raise EngineError(f"OpenVINO failed on a batch of {len(batch.lengths)}: {error}") from error
         finally:

@@ -149,8 +149,8 @@ class _Crew:
         task = Task(
             addressof(prepared.plan),
             addressof(prepared.table),
-            prepared.arena.ctypes.data,
-            prepared.vectors.ctypes.data,
+            kernels.address(prepared.arena),
+            kernels.address(prepared.vectors),
         )
         self._under_way.append(_Posted(task, engine, prepared, tell))
         # NOTE: the desk is never full but of halves of failed batches, or where a thread stands still in taking one.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from senryu.engine import int8, kernels
 from senryu.engine.batches import prompt_lengths
 from senryu.engine.hands import Prepared
-from senryu.engine.kernels import BatchTable
+from senryu.engine.kernels import BatchTable, address
 from senryu.engine.machine import between_products, processor_name
 from senryu.engine.model import Model
 from senryu.engine.native_ops import NativeOps
@@ -70,27 +70,28 @@ class NativeEngine:
     def run(self, batch: Batch) -> Vectors:
         prepared = self.prepare(batch)
         try:
-            kernels.library().senryu_run(
-                prepared.plan, prepared.table, prepared.arena.ctypes.data, prepared.vectors.ctypes.data
-            )
+            vectors = address(prepared.vectors)
+            kernels.library().senryu_run(prepared.plan, prepared.table, address(prepared.arena), vectors)
+            kernels.library().senryu_to_length_1(vectors, *prepared.vectors.shape)
         finally:
             self.release(prepared)
         return prepared.vectors
 
     def prepare(self, batch: Batch) -> Prepared:
-        arrays = [_int32(batch.input_ids), _int32(batch.lengths)]
-        if not self._include_prompt:
-            arrays.append(_int32(prompt_lengths(batch)))
-        longest = self._check(*arrays[:2])
-        tokens, texts = len(arrays[0]), len(arrays[1])
-        size = kernels.library().senryu_arena_bytes(self._plan.table, tokens, longest)
-        return Prepared(
-            self._plan.table,
-            BatchTable(*[*(array.ctypes.data for array in arrays), None][:3], tokens, texts),
-            self._arena(size),
-            np.empty((texts, self._plan.width), np.float32),
-            arrays,
+        ids, lengths = _int32(batch.input_ids), _int32(batch.lengths)
+        prompts = None if self._include_prompt else _int32(prompt_lengths(batch))
+        table = BatchTable(
+            address(ids),
+            address(lengths),
+            None if prompts is None else address(prompts),
+            len(ids),
+            len(lengths),
         )
+        size = kernels.library().senryu_arena_bytes(self._plan.table, table, self._positions, self._id_count)
+        if size < 0:
+            raise self._misfit(ids, lengths)
+        vectors = np.empty((len(lengths), self._plan.width), np.float32)
+        return Prepared(self._plan.table, table, self._arena(size), vectors, (ids, lengths, prompts))
 
     def _arena(self, size: int) -> NDArray[np.uint8]:
         try:
@@ -103,18 +104,17 @@ class NativeEngine:
         if len(prepared.arena) <= _KEPT_BYTES:
             self._arenas.append(prepared.arena)
 
-    def _check(self, ids: NDArray[np.int32], lengths: NDArray[np.int32]) -> int:
-        """Return the longest text's length. Raises EngineError for what the kernels would read out of bounds."""
-        longest = int(lengths.max())
-        if longest > self._positions or int(lengths.min()) < 1 or int(lengths.sum()) != len(ids):
-            raise EngineError(
-                f"texts of {lengths.min()} to {longest} tokens; the model reads 1 to {self._positions}."
-            )
-        if int(ids.min()) < 0 or int(ids.max()) >= self._id_count:
-            raise EngineError(
-                f"token ids from {ids.min()} to {ids.max()}; the model has 0 to {self._id_count - 1}."
-            )
-        return longest
+    def _misfit(self, ids: NDArray[np.int32], lengths: NDArray[np.int32]) -> EngineError:
+        """Return what is wrong with a batch of which the kernels would read something out of bounds."""
+        read = (
+            f"the model reads texts of 1 to {self._positions} tokens, and ids from 0 to {self._id_count - 1}"
+        )
+        if not len(ids) or not len(lengths):
+            return EngineError(f"a batch of {len(lengths)} texts and {len(ids)} tokens; {read}.")
+        return EngineError(
+            f"texts of {lengths.min()} to {lengths.max()} tokens, {lengths.sum()} together, and {len(ids)} ids from "
+            f"{ids.min()} to {ids.max()}; {read}."
+        )
 
     def close(self) -> None:
         self._arenas.clear()

@@ -19,6 +19,7 @@ from senryu.engine.model import Model
 from senryu.engine.openvino_ops import OpenVinoOps, ov
 from senryu.errors import EngineError, ModelError, SettingError
 from senryu.models import ModelSpec
+from senryu.outputs import normalise
 from senryu.types import Batch, Precision, Vectors
 
 # Linear layers run over the tokens of all texts of a batch, end to end; attention runs over rows, one a text, padded
@@ -104,7 +105,7 @@ class OpenVinoEngine:
                 request.set_input_tensor(index, tensor)
             request.start_async()
             request.wait()
-            return np.array(request.get_output_tensor(0).data)  # [B, D]
+            return normalise(request.get_output_tensor(0).data)  # [B, D]
         except RuntimeError as error:
             raise EngineError(f"OpenVINO failed on a batch of {len(batch.lengths)}: {error}") from error
         finally:

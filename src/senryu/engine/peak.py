@@ -84,7 +84,9 @@ class NativeProducts:
         self._arenas: queue.SimpleQueue[NDArray[np.uint8]] = queue.SimpleQueue()
         for _ in range(streams):
             self._arenas.put(
-                kernels.aligned(kernels.library().senryu_arena_bytes(self._plan.table, tokens, tokens))
+                kernels.aligned(
+                    kernels.library().senryu_arena_bytes(self._plan.table, self._batch, tokens, tokens)
+                )
             )
 
     def run(self) -> float:

@@ -14,7 +14,8 @@ from senryu.engine.batches import prompt_lengths
 from senryu.engine.model import Model
 from senryu.engine.weights import Weights
 from senryu.models import ModelSpec, Pooling
-from senryu.types import Batch, Ids, Precision, Vectors
+from senryu.outputs import normalise
+from senryu.types import Batch, Precision, Vectors
 
 Array: TypeAlias = Any  # NDArray[np.float64]; NumPy types most of its results as Any
 _erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -31,7 +32,7 @@ _ACTIVATIONS: dict[Activation, Any] = {
 class NumpyOps:
     """`PooledOps` over arrays [n, hidden] for the n tokens of one text."""
 
-    def __init__(self, weights: Weights, ids: Ids, prompt_length: int = 0) -> None:
+    def __init__(self, weights: Weights, ids: NDArray[np.int32], prompt_length: int = 0) -> None:
         self._weights = weights
         self._ids = ids
         self._prompt_length = prompt_length
@@ -182,7 +183,7 @@ class ReferenceEngine:
             self._model.vectors(NumpyOps(self._model.weights, ids, prompt_length))
             for ids, prompt_length in zip(texts, prompt_lengths(batch), strict=True)
         ]
-        return np.concatenate(rows).astype(np.float32)  # [B, D]
+        return normalise(np.concatenate(rows).astype(np.float32))  # [B, D]
 
     def close(self) -> None:
         pass

@@ -10,7 +10,7 @@ from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from senryu.types import Precision
 LIBRARY = Path(__file__).with_name("senryu_kernels.so")
 
 # What a library of other sources would misunderstand; plan.h's too.
-VERSION = 3
+VERSION = 4
 ALIGNMENT = 64
 COLUMNS = 64  # of a panel of a packed weight
 PLACES = 256  # of a desk
@@ -145,7 +145,7 @@ def library() -> Any:
     # NOTE: with the interpreter's lock held: to give it away for so little means to wait for it afterwards.
     holding = ctypes.PyDLL(str(LIBRARY))
     for name, result, *arguments in (
-        ("senryu_arena_bytes", c_int64, POINTER(PlanTable), c_int64, c_int64),
+        ("senryu_arena_bytes", c_int64, POINTER(PlanTable), POINTER(BatchTable), c_int32, c_int32),
         ("senryu_post", c_int32, POINTER(Desk), POINTER(Task)),
         ("senryu_withdraw", c_int32, POINTER(Desk)),
         ("senryu_dismiss", None, POINTER(Desk)),
@@ -157,6 +157,8 @@ def library() -> Any:
     loaded.senryu_serve.argtypes = (POINTER(Desk),)
     loaded.senryu_run.restype = None
     loaded.senryu_run.argtypes = (POINTER(PlanTable), POINTER(BatchTable), c_void_p, c_void_p)
+    loaded.senryu_to_length_1.restype = None
+    loaded.senryu_to_length_1.argtypes = (c_void_p, c_int64, c_int64)
     loaded.senryu_pack.restype = None
     loaded.senryu_pack.argtypes = (c_int32, c_void_p, c_int64, c_int64, c_void_p)
     return loaded
@@ -172,6 +174,17 @@ def run(precision: Precision) -> bool:
     except (OSError, AttributeError):
         return False
     return True
+
+
+def address(array: NDArray[Any]) -> int:
+    """Return where the first number of a contiguous array lies."""
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(cast(Any, array)))
+    except (
+        TypeError,
+        ValueError,
+    ):  # it is empty, or must not be written; NumPy's own way takes four times as long
+        return array.ctypes.data
 
 
 def aligned(size: int) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 // Knows Linux's futex and eventfd by number, for there is no libc here; what a batch computes is run_plan's.
 #pragma once
 #include "plan.h"
+#include "unit.h"
 
 #define PLACES 256  // of a desk; one is free again when its task was picked up or taken back
 
@@ -73,6 +74,7 @@ static void run_task(desk *d, task *t) {
     int64_t one = 1;
     t->began = now();
     run_plan(t->plan, t->batch, t->arena, t->vectors);
+    senryu_to_length_1(t->vectors, t->batch->texts, t->plan->steps[t->plan->step_count - 1].outputs);
     t->ended = now();
     __atomic_store_n(&t->is_done, 1, __ATOMIC_SEQ_CST);
     ask_system(WRITE, d->bell, (long)&one, sizeof one, 0);

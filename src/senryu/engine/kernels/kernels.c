@@ -114,8 +114,23 @@ static long rows_held(const plan *p, const slot *s, long tokens) {
     return s->is_local ? least(p->block, tokens) : tokens;
 }
 
-// Bytes of an arena, which begins at a multiple of 64, for so many tokens, none of the texts longer than `longest`.
-EXPORT int64_t senryu_arena_bytes(const plan *p, int64_t tokens, int64_t longest) {
+// The longest text of a batch; 0 where something beyond the model's positions or its ids would be read.
+static long longest_of(const batch *b, int32_t positions, int32_t id_count) {
+    long tokens = 0, longest = 0, beyond = 0;
+    for (int text = 0; text < b->texts; text++) {
+        if (b->lengths[text] < 1 || b->lengths[text] > positions) return 0;
+        longest = most(longest, b->lengths[text]);
+        tokens += b->lengths[text];
+    }
+    if (tokens != b->tokens) return 0;
+    for (int token = 0; token < b->tokens; token++) beyond |= (uint32_t)b->input_ids[token] >= (uint32_t)id_count;
+    return beyond ? 0 : longest;
+}
+
+// Bytes of an arena, which begins at a multiple of 64, for a batch; −1 for one that the model cannot read.
+EXPORT int64_t senryu_arena_bytes(const plan *p, const batch *b, int32_t positions, int32_t id_count) {
+    long tokens = b->tokens, longest = longest_of(b, positions, id_count);
+    if (!longest) return -1;
     long bytes = up(8L * p->slot_count, 64) + 2 * up(4 * tokens, 64);
     for (int i = 0; i < p->slot_count; i++) bytes += p->slots[i].row_bytes * rows_held(p, &p->slots[i], tokens);
     return bytes + attention_bytes(p->attention, longest, p->head);
@@ -172,7 +187,7 @@ EXPORT void senryu_pack(int32_t format, const char *weight, int64_t outputs, int
     }
 }
 
-EXPORT int32_t senryu_plan_version(void) { return 3; }
+EXPORT int32_t senryu_plan_version(void) { return 4; }
 EXPORT int64_t senryu_sizes(int32_t which) {
     const int64_t sizes[] = {sizeof(slot), sizeof(step), sizeof(plan), sizeof(batch), sizeof(task), sizeof(desk)};
     return which >= 0 && which < (int32_t)(sizeof sizes / sizeof *sizes) ? sizes[which] : 0;
