@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
+import weakref
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,7 +14,7 @@ import pytest
 import uvloop
 
 from senryu.line import RequestLine
-from senryu.transport import WatchedTransport
+from senryu.transport import Outbox, WatchedTransport, outbox_of
 
 Test = Callable[[WatchedTransport, socket.socket], Awaitable[None]]
 
@@ -116,11 +118,82 @@ def test_a_long_answer_that_is_not_read_to_its_end_was_not_given(how: str) -> No
     connected(test)
 
 
+class Noted:
+    """A connection that notes what happens to it in which order."""
+
+    def __init__(self, name: str, noted: list[str], fault: str = "") -> None:
+        self.name, self.noted, self.fault = name, noted, fault
+
+    def hung_up(self) -> bool:
+        return self.fault == "has hung up"
+
+    def write(self, data: bytes) -> None:
+        if self.fault == "cannot be written":
+            raise RuntimeError(self.fault)
+        self.noted.append(f"{self.name} is sent {data!r}")
+
+    def abort(self) -> None:
+        self.noted.append(f"{self.name} is aborted")
+
+
+def send_from(connections: list[Noted], noted: list[str]) -> None:
+    async def answer(outbox: Outbox, connection: Noted) -> None:
+        noted.append(f"{connection.name} is coded")
+        await outbox.send(cast(Any, connection), connection.name.encode())
+        noted.append(f"{connection.name} goes on")
+
+    async def run() -> None:
+        outbox = outbox_of(asyncio.get_running_loop())
+        assert outbox is outbox_of(asyncio.get_running_loop())
+        await asyncio.gather(*(answer(outbox, connection) for connection in connections))
+
+    uvloop.run(run())
+
+
+def test_what_is_ready_together_is_coded_first_and_then_written_together() -> None:
+    noted: list[str] = []
+    send_from([Noted(name, noted) for name in "abc"], noted)
+    assert noted == [
+        *("a is coded", "b is coded", "c is coded"),
+        *("a is sent b'a'", "b is sent b'b'", "c is sent b'c'"),
+        *("a goes on", "b goes on", "c goes on"),
+    ]
+
+
+@pytest.mark.parametrize(("fault", "becomes"), [("has hung up", []), ("cannot be written", ["b is aborted"])])
+def test_a_connection_that_cannot_be_sent_anything_harms_no_other(fault: str, becomes: list[str]) -> None:
+    noted: list[str] = []
+    send_from([Noted("a", noted), Noted("b", noted, fault), Noted("c", noted)], noted)
+    assert noted[3:-3] == ["a is sent b'a'", *becomes, "c is sent b'c'"]
+    assert noted[-3:] == ["a goes on", "b goes on", "c goes on"]
+
+
+def test_one_who_stops_waiting_is_sent_its_answer_all_the_same() -> None:
+    async def test(watched: WatchedTransport, client: socket.socket) -> None:
+        sending = asyncio.create_task(Outbox().send(watched, b"answer"))
+        await asyncio.sleep(0)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        assert await asyncio.to_thread(client.recv, 100) == b"answer"
+
+    connected(test)
+
+
+def test_the_outbox_of_a_loop_that_is_gone_is_forgotten() -> None:
+    async def run() -> Any:
+        return weakref.ref(outbox_of(asyncio.get_running_loop()))
+
+    found = uvloop.run(run())
+    gc.collect()
+    assert found() is None
+
+
 @pytest.mark.parametrize("value", ["a\r\nset-cookie: b", "a\nb", "a\n", "a\rb", "\x00", "a\x7f"])
 def test_a_header_cannot_hold_another(value: str) -> None:
     cycle = SimpleNamespace(
         flow=SimpleNamespace(write_paused=False), disconnected=False, keep_alive=True, default_headers=[]
     )
-    line = RequestLine(cast(Any, cycle), cast(Any, None))
+    line = RequestLine(cast(Any, cycle), cast(Any, None), Outbox())
     with pytest.raises(ValueError, match="control character"):
         asyncio.run(line.answer(200, {"x-request-id": value}, b""))

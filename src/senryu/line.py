@@ -12,7 +12,7 @@ from http import HTTPStatus
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from senryu.transport import WatchedTransport
+from senryu.transport import Outbox, WatchedTransport
 
 _controls = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]").search
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
@@ -21,11 +21,12 @@ _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" fo
 class RequestLine:
     """One request's; what exchange.py knows as a Line."""
 
-    __slots__ = ("_cycle", "_tell", "_transport")
+    __slots__ = ("_cycle", "_outbox", "_tell", "_transport")
 
-    def __init__(self, cycle: RequestResponseCycle, transport: WatchedTransport) -> None:
+    def __init__(self, cycle: RequestResponseCycle, transport: WatchedTransport, outbox: Outbox) -> None:
         self._cycle = cycle
         self._transport = transport
+        self._outbox = outbox
         self._tell: Callable[[], None] | None = None
 
     def whole_body(self) -> bytes | None:
@@ -50,8 +51,7 @@ class RequestLine:
         head = self._head(status, headers)
         cycle.response_started = True
         cycle.waiting_for_100_continue = False
-        if not transport.hung_up():
-            transport.write(head if cycle.scope["method"] == "HEAD" else head + content)
+        await self._outbox.send(transport, head if cycle.scope["method"] == "HEAD" else head + content)
         cycle.response_complete = True
         cycle.message_event.set()
         if not cycle.keep_alive:

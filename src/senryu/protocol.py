@@ -24,16 +24,15 @@ from senryu.dialects import heroku
 from senryu.exchange import LINE
 from senryu.heads import Heads
 from senryu.line import RequestLine
-from senryu.transport import WatchedTransport
+from senryu.transport import WatchedTransport, outbox_of
 
 logger = logging.getLogger("senryu.request")
 
 HEAD_BYTES = 64 * 1024
 HEAD_FIELDS = 128
 HEAD_SECONDS = 10.0
-LINGER_SECONDS = (
-    1.0  # for idle connections at the end; a client learns from its next answer that it must leave
-)
+# For idle connections at the end; a client learns from its next answer that it must leave.
+LINGER_SECONDS = 1.0
 
 UNREAD_SECONDS = 30.0  # a client that takes none of its answer for so long will not any more
 
@@ -108,6 +107,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a first byte."""
         self._watched = WatchedTransport(transport)
+        self._outbox = outbox_of(self.loop)
         watched = cast(asyncio.Transport, self._watched)
         super().connection_made(watched)
         self.flow = Flow(watched)
@@ -204,7 +204,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
-        self._line = RequestLine(cycle, self._watched)
+        self._line = RequestLine(cycle, self._watched, self._outbox)
         cast(dict[str, Any], cycle.scope)[LINE] = self._line
         super()._start_asgi_task(cycle, app)
 
