@@ -277,7 +277,7 @@ class Batcher:
                 break
             is_ahead = self._running == self._streams
             self._ahead = jobs if self._start(jobs) and is_ahead else None
-        metrics.QUEUE_TOKENS.set(self._queue.tokens)
+        metrics.QUEUE_TOKENS.value = self._queue.tokens
 
     def _start(self, jobs: list[Job]) -> bool:
         """Hand a batch over; one that cannot be is answered at the end of this turn, and False returned."""
@@ -353,10 +353,10 @@ class Batcher:
         if seconds > 0:
             lane.pace.measure(tokens, seconds)
         metrics.BATCH_TEXTS.observe(len(jobs))
-        metrics.TOKENS_COMPUTED.inc(lane.engine.computed(tokens))
-        metrics.TOKENS_USEFUL.inc(tokens)
-        metrics.ENGINE_SECONDS.inc(seconds)
-        metrics.ENGINE_RATE.set(lane.pace.rate * self._streams)
+        metrics.TOKENS_COMPUTED.add(lane.engine.computed(tokens))
+        metrics.TOKENS_USEFUL.add(tokens)
+        metrics.ENGINE_SECONDS.add(seconds)
+        metrics.ENGINE_RATE.value = lane.pace.rate * self._streams
 
     def close(self) -> None:
         """Refuse new texts, finish the waiting ones, end the threads. From another thread than the event loop's."""

@@ -8,12 +8,11 @@ from prometheus_client import (
     CONTENT_TYPE_LATEST,
     Counter,
     Gauge,
-    Histogram,
     disable_created_metrics,
     generate_latest,
 )
 
-from senryu.tally import Count, Durations
+from senryu.tally import Count, Level, Spread
 from senryu.types import Usage
 
 __all__ = ["CONTENT_TYPE", "exposition"]
@@ -28,19 +27,21 @@ TEXTS = Count("senryu_texts", "Texts embedded.")
 PROMPT_TOKENS = Count("senryu_prompt_tokens", "Tokens read by the model, as billed.")
 TRUNCATED_TEXTS = Count("senryu_truncated_texts", "Texts cut to the model's length.")
 UNKNOWN_TOKENS = Count("senryu_unknown_tokens", "Tokens that the model's vocabulary could not read.")
-STAGE_SECONDS = Durations(
+STAGE_SECONDS = Spread(
     "senryu_stage_seconds",
     "Seconds that answered requests spent in each stage.",
-    "stage",
     (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10),
+    ("stage",),
 )
-QUEUE_TOKENS = Gauge("senryu_queue_tokens", "Tokens waiting for the engine.")
-BATCH_TEXTS = Histogram("senryu_batch_texts", "Texts in a batch.", buckets=(1, 2, 4, 8, 16, 32, 64, 128))
+# NOTE: and these for every batch.
+QUEUE_TOKENS = Level("senryu_queue_tokens", "Tokens waiting for the engine.")
+BATCH_TEXTS = Spread("senryu_batch_texts", "Texts in a batch.", (1, 2, 4, 8, 16, 32, 64, 128))
+ENGINE_RATE = Level("senryu_engine_tokens_per_second", "Tokens that all engine streams compute in a second.")
+TOKENS_USEFUL = Count("senryu_tokens_useful", "Tokens computed, padding left out.")
+TOKENS_COMPUTED = Count("senryu_tokens_computed", "Tokens computed, padding included.")
+ENGINE_SECONDS = Count("senryu_engine_seconds", "Seconds that engine streams spent computing.")
+
 REJECTED = Counter("senryu_rejected_requests", "Requests refused because the queue was full.")
-ENGINE_RATE = Gauge("senryu_engine_tokens_per_second", "Tokens that all engine streams compute in a second.")
-TOKENS_USEFUL = Counter("senryu_tokens_useful", "Tokens computed, padding left out.")
-TOKENS_COMPUTED = Counter("senryu_tokens_computed", "Tokens computed, padding included.")
-ENGINE_SECONDS = Counter("senryu_engine_seconds", "Seconds that engine streams spent computing.")
 
 LIMITED = Counter("senryu_limited_requests", "Requests refused by a limit of their key.", ("limit",))
 
@@ -72,7 +73,7 @@ def observe(route: str, status: int, stages: Mapping[str, float]) -> None:
     """Count an answer and the seconds that its stages took."""
     REQUESTS.add(1, route, str(status))
     for name, seconds in stages.items():
-        STAGE_SECONDS.observe(name, seconds)
+        STAGE_SECONDS.observe(seconds, name)
 
 
 _pairs: set[tuple[str, str]] = set()

@@ -1,6 +1,6 @@
-"""Counters and histograms that the event loop alone counts with: plain numbers, which Prometheus' client reads.
+"""Metrics that the event loop alone counts with: plain numbers, which Prometheus' client reads.
 
-Its own take a lock for every number, and a request has ten. Knows numbers and labels; no metric's name.
+Its own take a lock for every number; a request has ten, and a batch six. Knows numbers and labels; no metric's name.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 from prometheus_client import REGISTRY
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 
 class Count:
@@ -34,26 +34,46 @@ class Count:
         yield family
 
 
-class Durations:
-    """A histogram of seconds for each value of one label. `bounds` are the buckets' upper ends, rising."""
+class Level:
+    """A gauge: `value` is read when somebody asks."""
 
-    def __init__(self, name: str, documentation: str, label: str, bounds: Sequence[float]) -> None:
-        self._name, self._documentation, self._label = name, documentation, label
-        self._bounds = tuple(bounds)
-        self._names = [*(repr(float(bound)) for bound in bounds), "+Inf"]
-        self._counts: dict[str, list[int]] = defaultdict(lambda: [0] * len(self._names))
-        self._sums: dict[str, float] = defaultdict(float)
+    def __init__(self, name: str, documentation: str) -> None:
+        self._name, self._documentation = name, documentation
+        self.value = 0.0
         REGISTRY.register(self)
 
-    def observe(self, value: str, seconds: float) -> None:
-        """Take in one duration, for this label value."""
-        self._counts[value][bisect_left(self._bounds, seconds)] += 1
-        self._sums[value] += seconds
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield the value, for the registry."""
+        yield GaugeMetricFamily(self._name, self._documentation, self.value)
+
+
+class Spread:
+    """A histogram for each combination of label values. `bounds` are the buckets' upper ends, rising."""
+
+    def __init__(
+        self, name: str, documentation: str, bounds: Sequence[float], labels: Sequence[str] = ()
+    ) -> None:
+        self._name, self._documentation, self._labels = name, documentation, labels
+        self._bounds = tuple(bounds)
+        self._names = [*(repr(float(bound)) for bound in bounds), "+Inf"]
+        # How many numbers fell into each bucket, and behind these their sum.
+        self._cells: dict[tuple[str, ...], list[float]] = defaultdict(lambda: [0.0] * (len(self._names) + 1))
+        if not labels:
+            self._cells[()] = [0.0] * (
+                len(self._names) + 1
+            )  # NOTE: there from the start, as the library has it
+        REGISTRY.register(self)
+
+    def observe(self, amount: float, *values: str) -> None:
+        """Take in one number, for these label values."""
+        cell = self._cells[values]
+        cell[bisect_left(self._bounds, amount)] += 1
+        cell[-1] += amount
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """Yield what was observed, for the registry."""
-        family = HistogramMetricFamily(self._name, self._documentation, labels=(self._label,))
-        for value, counts in list(self._counts.items()):
-            buckets = list(zip(self._names, map(float, accumulate(counts)), strict=True))
-            family.add_metric((value,), buckets, self._sums[value])
+        family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
+        for values, (*counts, total) in list(self._cells.items()):
+            buckets = list(zip(self._names, accumulate(counts), strict=True))
+            family.add_metric(values, buckets, total)
         yield family
