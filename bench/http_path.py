@@ -64,7 +64,8 @@ class Instant:
     def __init__(self) -> None:
         self.precision = importlib.import_module("senryu.types").Precision.F32
         numpy = importlib.import_module("numpy")
-        self._vectors = numpy.random.default_rng(0).standard_normal((1, 384)).astype(numpy.float32)
+        vectors = numpy.random.default_rng(0).standard_normal((1, 384)).astype(numpy.float32)
+        self._vectors = importlib.import_module("senryu.outputs").normalise(vectors)
         self._tile = numpy.tile
 
     def bucket(self, length: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,7 +165,8 @@ CALIBRATION = list(range(16, 144, 4))
 def texts(model: RandomModel, lengths: Sequence[int]) -> list[Ids]:
     """Make texts of random tokens, none of them among the first and the last, where special ones lie."""
     rng = np.random.default_rng(sum(lengths))
-    return [rng.integers(1000, model.config["vocab_size"] - 1000, length, np.int32) for length in lengths]
+    most = model.config["vocab_size"] - 1000
+    return [array("i", rng.integers(1000, most, length, np.int32).tobytes()) for length in lengths]
 
 
 def plan(model: RandomModel, name: str) -> list[list[Ids]]:

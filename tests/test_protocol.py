@@ -19,6 +19,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from senryu import protocol
+from senryu.exchange import LINE
 from senryu.protocol import HEAD_BYTES, HEAD_FIELDS, GuardedProtocol
 from server import Answer, Server
 
@@ -508,3 +509,61 @@ def test_it_is_said_once_that_descriptors_run_out(tiny_folder: Path, tmp_path: P
         wait_until(lambda: server.log().count("descriptors") == 1)
         wait_until(lambda: serves(server))
         assert server.log().count("descriptors") == 1
+
+
+# ---- while an answer waits to be written --------------------------------------------------------------------
+
+
+async def _meanwhile(happens: Callable[[GuardedProtocol], None]) -> tuple[bytes, list[bool]]:
+    """Let something happen to a connection between an answer and its writing; return what came, and what is told."""
+    protocols: list[GuardedProtocol] = []
+    told: list[bool] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        answering = asyncio.create_task(scope[LINE].answer(200, {"content-length": "2"}, b"ok"))
+        await asyncio.sleep(0)
+        happens(protocols[-1])
+        told.append(await answering)
+
+    config = uvicorn.Config(app, lifespan="off", ws="none", log_config=None)
+    config.load()
+    state = ServerState()
+
+    def connected() -> GuardedProtocol:
+        protocols.append(GuardedProtocol(config, state, {}))
+        return protocols[-1]
+
+    listening = await asyncio.get_running_loop().create_server(connected, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*listening.sockets[0].getsockname())
+    writer.write(b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n")
+    async with asyncio.timeout(30):
+        came = await reader.read(-1)
+    writer.close()
+    listening.close()
+    assert protocols[-1]._line is not None
+    assert protocols[-1]._line._answer[2] == b""  # nor is it kept
+    return came, told
+
+
+def test_a_body_that_breaks_before_the_answer_is_written_is_refused(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    came, told = asyncio.run(_meanwhile(lambda protocol: protocol.data_received(b"zz\r\n")))
+    assert re.findall(rb"HTTP/1.1 (\d+)", came) == [b"400"]
+    assert told == [False]
+    assert "not written" not in caplog.text
+
+
+def test_a_server_that_ends_before_an_answer_is_written_says_so_in_it() -> None:
+    came, told = asyncio.run(_meanwhile(lambda protocol: protocol.shutdown()))
+    assert came.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert came.endswith(b"connection: close\r\n\r\nok")
+    assert told == [True]
+
+
+def test_a_connection_that_breaks_before_its_answer_is_written_was_given_none(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    came, told = asyncio.run(_meanwhile(lambda protocol: protocol.transport.abort()))
+    assert (came, told) == (b"", [False])
+    assert "not written" not in caplog.text

@@ -81,8 +81,8 @@ class Lane:
         return [found if isinstance(found, EngineError) else EngineError(str(found))]
 
     def _rows_of(self, vectors: Vectors, texts: int) -> list[Vectors | EngineError] | Exception:
-        shape = getattr(vectors, "shape", ())
-        if shape[:-1] != (texts,):
+        shape: tuple[int, ...] = getattr(vectors, "shape", ())
+        if len(shape) != 2 or shape[0] != texts or not shape[1]:
             return EngineError(f"the engine answered {texts} texts with an array of {shape}.")
         # NOTE: NaN is unlike itself, and a vector is NaN throughout or not at all.
         return [

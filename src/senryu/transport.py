@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import select
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,19 @@ class WatchedTransport:
         self._transport.abort()
 
 
+class Letter(Protocol):
+    """An answer that is to be written."""
+
+    def write(self) -> None:
+        """Write it."""
+
+    def close(self) -> None:
+        """Do what has to follow it."""
+
+    def abort(self) -> None:
+        """Give it up, and its connection."""
+
+
 class Outbox:
     """What an event loop's connections are to be sent, all together behind what is ready to run now.
 
@@ -80,24 +94,32 @@ class Outbox:
     """
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[WatchedTransport, bytes]] = []
+        self._waiting: list[Letter] = []
 
-    async def send(self, transport: WatchedTransport, data: bytes) -> None:
-        """Have it written, and return when it was; a client that has hung up by then is sent nothing."""
+    async def send(self, letter: Letter) -> None:
+        """Have it written, and return when it was.
+
+        NOTE: the loop looks at its connections before; until it is written, anything may happen to the letter's own.
+        """
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._flush)
-        self._waiting.append((transport, data))
+        self._waiting.append(letter)
         await asyncio.sleep(0)  # NOTE: what is ready runs in its order, so this goes on behind the flush.
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for transport, data in waiting:
-            try:
-                if not transport.hung_up():
-                    transport.write(data)
-            except Exception:  # NOTE: or those behind it would get nothing
-                logger.exception("an answer was not written")
-                transport.abort()
+        for letter in waiting:
+            self._do(letter.write, letter)
+        for letter in waiting:
+            self._do(letter.close, letter)
+
+    @staticmethod
+    def _do(step: Callable[[], None], letter: Letter) -> None:
+        try:
+            step()
+        except Exception:  # NOTE: or those behind it would get nothing
+            logger.exception("an answer was not written")
+            letter.abort()
 
 
 _outboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, Outbox] = WeakKeyDictionary()
