@@ -57,11 +57,10 @@ class Spread:
         self._bounds = tuple(bounds)
         self._names = [*(repr(float(bound)) for bound in bounds), "+Inf"]
         # How many numbers fell into each bucket, and behind these their sum.
-        self._cells: dict[tuple[str, ...], list[float]] = defaultdict(lambda: [0.0] * (len(self._names) + 1))
+        empty = [0.0] * (len(self._names) + 1)
+        self._cells: dict[tuple[str, ...], list[float]] = defaultdict(empty.copy)
         if not labels:
-            self._cells[()] = [0.0] * (
-                len(self._names) + 1
-            )  # NOTE: there from the start, as the library has it
+            self._cells[()] = empty.copy()  # there from the start, as the library has it
         REGISTRY.register(self)
 
     def observe(self, amount: float, *values: str) -> None:

@@ -19,7 +19,7 @@ Ids: TypeAlias = "array[int]"  # int32 [n], token ids of one text, special token
 Inputs: TypeAlias = (
     tuple[str, ...] | tuple[tuple[int, ...], ...]
 )  # texts, or the token ids of each text alone
-Vectors: TypeAlias = NDArray[np.float32]  # [B, D], as the engine pooled them; answered with length 1
+Vectors: TypeAlias = NDArray[np.float32]  # [B, D]; those that an engine answers have length 1
 Codes: TypeAlias = NDArray[Any]  # [B, D] float32 / int8 / uint8, or [B, D/8] for the binary types
 
 
