@@ -1,7 +1,8 @@
 """Plans run with nothing around them: of a few operations over weights of a test, or of a family's tiny model.
 
 The memory that a plan runs in is filled beforehand, with bytes that are no number in any format, and is watched at
-its end. A small plan is computed in float64, too.
+its end, and it runs by every instruction set that the processor has, which must give the same bits. A small plan is
+computed in float64, too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 import engines
 from senryu.engine import kernels
-from senryu.engine.kernels import BatchTable, Format
+from senryu.engine.kernels import BatchTable, Format, InstructionSet
 from senryu.engine.model import Model
 from senryu.engine.native_ops import NativeOps
 from senryu.engine.plan import Formats, Plan, Planner
@@ -36,7 +37,12 @@ PRECISIONS = {Format.F32: Precision.F32, Format.BF16: Precision.BF16, Format.U8:
 class Running:
     """A plan that is run."""
 
-    plan: Plan
+    plans: Mapping[InstructionSet, Plan]
+
+    @property
+    def plan(self) -> Plan:
+        """The plan for the widest instruction set."""
+        return next(iter(self.plans.values()))
 
     def run(
         self, texts: Texts, prompts: Sequence[int] | None = None, fill: int = NOTHING
@@ -46,15 +52,21 @@ class Running:
         lengths = np.array([len(text) for text in texts], np.int32)
         left_out = np.array(prompts or [0] * len(texts), np.int32)
         table = BatchTable(ids.ctypes.data, lengths.ctypes.data, left_out.ctypes.data, len(ids), len(lengths))
-        library = kernels.library()
-        size = library.senryu_arena_bytes(self.plan.table, table, int(lengths.max()), int(ids.max()) + 1)
-        arena = kernels.aligned(size + GUARD)
-        arena.fill(fill)
-        vectors = np.full((len(texts) + 1, self.plan.width), np.nan, np.float32)
-        library.senryu_run(self.plan.table, table, arena.ctypes.data, vectors.ctypes.data)
-        assert (arena[size:] == fill).all(), "written past the arena"
-        assert np.isnan(vectors[-1]).all(), "written past the vectors"
-        return vectors[:-1]
+        found = []
+        for of, plan in self.plans.items():
+            with engines.only(of):
+                library = kernels.library()
+            size = library.arena_bytes(plan.table, table, int(lengths.max()), int(ids.max()) + 1)
+            arena = kernels.aligned(size + GUARD)
+            arena.fill(fill)
+            vectors = np.full((len(texts) + 1, plan.width), np.nan, np.float32)
+            library.run(plan.table, table, arena.ctypes.data, vectors.ctypes.data)
+            assert (arena[size:] == fill).all(), "written past the arena"
+            assert np.isnan(vectors[-1]).all(), "written past the vectors"
+            found.append(vectors[:-1])
+        for other in found[1:]:
+            np.testing.assert_array_equal(found[0].view(np.int32), other.view(np.int32))
+        return found[0]
 
 
 class SmallPlan(Running):
@@ -79,8 +91,12 @@ class SmallPlan(Running):
         self.weights = Weights([path])
         ops = NativeOps(self.weights, positions)
         result = describe(ops)
-        self.plan = Planner(self.weights, Formats(of, of), windows or {}).plan(
-            ops.values, result, ops.padding_id
+        precision = PRECISIONS[Format.U8 if windows else of]
+        self.plans = by_instruction_set(
+            precision,
+            lambda: Planner(self.weights, Formats(of, of), windows or {}).plan(
+                ops.values, result, ops.padding_id
+            ),
         )
 
     def exact(self, texts: Texts, prompts: Sequence[int] | None = None) -> NDArray[np.float64]:
@@ -106,9 +122,21 @@ class FamilyPlan(Running):
         windows = {width: window(width) for _, width in layers}
         by_name = {name: windows[width] for name, width in layers} if of is Format.U8 else {}
         between = Format.F32 if of is Format.U8 else of
-        self.plan = Planner(model.weights, Formats(between, between), by_name).plan(
-            self.ops.values, self.result, self.ops.padding_id
+        self.plans = by_instruction_set(
+            PRECISIONS[of],
+            lambda: Planner(model.weights, Formats(between, between), by_name).plan(
+                self.ops.values, self.result, self.ops.padding_id
+            ),
         )
+
+
+def by_instruction_set(precision: Precision, plan: Callable[[], Plan]) -> dict[InstructionSet, Plan]:
+    """Make a plan for each instruction set that computes a precision here."""
+    made = {}
+    for of in engines.instruction_sets(precision):
+        with engines.only(of):
+            made[of] = plan()
+    return made
 
 
 def window(width: int) -> Window:

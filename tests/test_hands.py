@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import engines
 from fake_engine import POISON, FakeEngine
 from senryu import models
 from senryu.engine.hands import Hands
-from senryu.engine.kernels import PLACES
+from senryu.engine.kernels import PLACES, InstructionSet
 from senryu.engine.native import NativeEngine
 from senryu.types import Batch, Vectors
 from tiny import make_model
@@ -60,6 +61,27 @@ def run(test: Callable[[Hands], Coroutine[Any, Any, None]], threads: int = 1) ->
             await asyncio.to_thread(hands.close)
 
     asyncio.run(with_hands())
+
+
+@pytest.mark.parametrize("of", InstructionSet)
+def test_the_crew_of_every_instruction_set_gives_the_same_bits(
+    native: NativeEngine, tmp_path: Path, of: InstructionSet
+) -> None:
+    if of not in engines.instruction_sets():
+        pytest.skip(f"the processor has no {of.value}")
+    expected = native.run(batch(1, 20, 64)).tobytes()
+
+    async def test(hands: Hands) -> None:
+        told = Told()
+        with engines.only(of):
+            loaded = engines.load(models.load_spec(make_model(tmp_path / "m")), "native")
+            hands.start(loaded, batch(1, 20, 64), told)
+        await told.came.wait()
+        (answer,) = told.answers
+        assert isinstance(answer, np.ndarray)
+        assert answer.tobytes() == expected
+
+    run(test)
 
 
 def test_a_crew_gives_the_engines_own_bits_in_whatever_order(native: NativeEngine) -> None:

@@ -310,7 +310,7 @@ def test_a_text_has_the_length_one_that_numpy_gives_it(width: int, scale: float)
     vectors = normal(5, width, seed=width, scale=scale)
     vectors[2] = 0
     expected = outputs.normalise(vectors)
-    kernels.library().senryu_to_length_1(kernels.address(vectors), *vectors.shape)
+    kernels.library().to_length_1(kernels.address(vectors), *vectors.shape)
     assert vectors.tobytes() == expected.tobytes()
 
 
@@ -320,7 +320,7 @@ def test_a_text_without_a_finite_length_is_no_number_throughout(harm: float) -> 
     vectors = normal(3, 50)
     vectors[1, 49] = harm
     expected = outputs.normalise(vectors)
-    kernels.library().senryu_to_length_1(kernels.address(vectors), *vectors.shape)
+    kernels.library().to_length_1(kernels.address(vectors), *vectors.shape)
     assert np.isnan(expected[1]).all()
     assert np.isnan(vectors[1]).all()
     assert vectors[[0, 2]].tobytes() == expected[[0, 2]].tobytes()

@@ -204,7 +204,7 @@ def test_a_library_that_no_libc_completes_is_refused(kernels: Kernels) -> None:
 
 @needs_compiler
 def test_a_compiler_is_fetched_where_none_works_and_deleted_afterwards(kernels: Kernels) -> None:
-    kernels.edit('USED_BY = "avx512f"', 'USED_BY = "fpu"')
+    kernels.edit('USED_BY = "avx2"', 'USED_BY = "fpu"')
     done = kernels.build("--fetch", kernels.pin_compiler())
     assert done.returncode == 0, done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -213,7 +213,7 @@ def test_a_compiler_is_fetched_where_none_works_and_deleted_afterwards(kernels: 
 
 
 def test_a_compiler_of_another_hash_is_not_run(kernels: Kernels) -> None:
-    kernels.edit('USED_BY = "avx512f"', 'USED_BY = "fpu"')
+    kernels.edit('USED_BY = "avx2"', 'USED_BY = "fpu"')
     done = kernels.build("--fetch", kernels.pin_compiler("0" * 64))
     assert done.returncode == 1
     assert "none fetched" in done.stderr
@@ -222,7 +222,7 @@ def test_a_compiler_of_another_hash_is_not_run(kernels: Kernels) -> None:
 
 
 def test_a_processor_that_would_not_run_it_gets_no_compiler_and_no_complaint(kernels: Kernels) -> None:
-    kernels.edit('USED_BY = "avx512f"', 'USED_BY = "of no processor"')
+    kernels.edit('USED_BY = "avx2"', 'USED_BY = "of no processor"')
     done = kernels.build("--fetch", kernels.base / "not read.txt")
     assert (done.returncode, done.stderr) == (1, "")
 

@@ -19,7 +19,7 @@ from senryu import bench, calibration, engine, models, quantization
 from senryu.calibration import FEWEST_TEXTS, HELD_BACK, MOST_TEXTS
 from senryu.cli import main
 from senryu.config import DEFAULT_MODEL
-from senryu.engine import int8, machine
+from senryu.engine import int8, kernels, machine
 from senryu.errors import SetupError
 from senryu.models import ModelSpec
 from senryu.tokenizer import Tokenizer
@@ -297,7 +297,8 @@ def test_only_a_part_of_many_texts_is_used_and_that_is_said(
 def test_a_processor_without_such_instructions_is_told_at_once(
     command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "processor_flags", lambda: frozenset({"avx2"}))
+    for module in (machine, kernels):
+        monkeypatch.setattr(module, "processor_flags", lambda: frozenset({"sse4_2"}))
     result = command(folder)
     assert result.exit_code == 1
     assert "precision 'int8' is not native on this processor" in result.stderr

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from senryu import engine, models
 from senryu.engine import Engine, int8
-from senryu.engine.machine import multiplies_int8, native_precisions
+from senryu.engine.machine import native_precisions
 from senryu.errors import ModelError, SetupError
 from senryu.models import ModelSpec
 from senryu.tokenizer import Tokenizer
@@ -166,7 +166,7 @@ def check_files(folder: Path, pins: Mapping[str, str], others: Sequence[str] = (
 
 def precisions_of(spec: ModelSpec) -> tuple[Precision, ...]:
     """Return what a model can be computed in here: the native precisions, and int8 where it has a calibration."""
-    has_int8 = multiplies_int8() and engine.is_ours(spec) and int8.is_calibrated(spec)
+    has_int8 = engine.runs_int8() and engine.is_ours(spec) and int8.is_calibrated(spec)
     return (*native_precisions(), Precision.INT8) if has_int8 else native_precisions()
 
 

@@ -14,6 +14,7 @@ from senryu import encoders
 from senryu.engine import kernels
 from senryu.engine.batches import batch_of
 from senryu.engine.int8 import Loss
+from senryu.engine.kernels import InstructionSet
 from senryu.engine.machine import has_tiles, multiplies_int8, native_precisions
 from senryu.engine.memory import of_graph, of_native, of_openvino, of_tokenizer
 from senryu.errors import ModelError, SettingError
@@ -30,6 +31,8 @@ __all__ = [
     "is_ours",
     "load",
     "memory_bytes",
+    "runs_int8",
+    "suits_kernels",
 ]
 
 logger = logging.getLogger(__name__)
@@ -85,7 +88,7 @@ def choose_precision(wanted: str) -> Precision:
     native = native_precisions()
     if wanted == "auto":
         return native[0]
-    if multiplies_int8():
+    if runs_int8():
         native = (*native, Precision.INT8)  # never chosen unasked: it costs quality
     if wanted not in native:
         raise SettingError(
@@ -95,12 +98,25 @@ def choose_precision(wanted: str) -> Precision:
     return Precision(wanted)
 
 
+def runs_int8() -> bool:
+    """Tell whether int8 is faster here than f32: the processor has products of bytes, or our kernels make them."""
+    return multiplies_int8() or kernels.run(Precision.INT8)
+
+
 def choose_engine(spec: ModelSpec, precision: Precision) -> str:
     """Choose our own encoder where one computes the model, by our own kernels where nothing here is faster."""
     if not is_ours(spec):
         return "exported"
-    # NOTE: our kernels multiply by vectors; where there are tiles, OpenVINO takes them.
-    return "native" if kernels.run(precision) and not has_tiles(precision) else "openvino"
+    return "native" if suits_kernels(precision) and kernels.run(precision) else "openvino"
+
+
+def suits_kernels(precision: Precision) -> bool:
+    """Tell whether our own kernels take all that this processor has for a precision."""
+    # NOTE: they multiply by vectors and not by tiles; for AVX2, bytes as 16 bits, also where it has AVX-VNNI.
+    has_more = has_tiles(precision) or (
+        precision is Precision.INT8 and multiplies_int8() and kernels.instruction_set() is InstructionSet.AVX2
+    )
+    return kernels.suit(precision) and not has_more
 
 
 def is_ours(spec: ModelSpec) -> bool:

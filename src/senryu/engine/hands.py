@@ -143,7 +143,7 @@ class _Crew:
 
     def _serve(self) -> None:
         give_way()
-        self._library.senryu_serve(self._desk)
+        self._library.serve(self._desk)
 
     def post(self, engine: Preparing, prepared: Prepared, tell: Tell) -> None:
         task = Task(
@@ -154,11 +154,11 @@ class _Crew:
         )
         self._under_way.append(_Posted(task, engine, prepared, tell))
         # NOTE: the desk is never full but of halves of failed batches, or where a thread stands still in taking one.
-        while not self._library.senryu_post(self._desk, task):
+        while not self._library.post(self._desk, task):
             time.sleep(0.0001)
 
     def withdraw(self) -> bool:
-        if not self._library.senryu_withdraw(self._desk):
+        if not self._library.withdraw(self._desk):
             return False
         last = self._under_way.pop()
         last.engine.release(last.prepared)
@@ -181,7 +181,7 @@ class _Crew:
                 logger.exception("an answer was not taken")
 
     def close(self) -> None:
-        self._library.senryu_dismiss(self._desk)
+        self._library.dismiss(self._desk)
         for thread in self._threads:
             thread.join()
         try:

@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import subprocess
+from functools import cache
 from pathlib import Path
 
 from senryu.types import Precision
@@ -111,7 +112,9 @@ def has_tiles(precision: Precision) -> bool:
     return _TILE_FLAGS.get(precision) in processor_flags()
 
 
+@cache
 def processor_flags() -> frozenset[str]:
+    """Return what /proc/cpuinfo calls the flags of the first processor; nothing where there is no such file."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -59,6 +59,7 @@ class NativeEngine:
         planner = Planner(self._model.weights, formats, calibration.windows if calibration else {})
         self._plan = planner.plan(ops.values, ops.values[-1], ops.padding_id)
         self._model.weights.release()
+        self._library = kernels.library()
         self._arenas: list[NDArray[np.uint8]] = []
 
     def bucket(self, length: int) -> int:
@@ -71,8 +72,8 @@ class NativeEngine:
         prepared = self.prepare(batch)
         try:
             vectors = address(prepared.vectors)
-            kernels.library().senryu_run(prepared.plan, prepared.table, address(prepared.arena), vectors)
-            kernels.library().senryu_to_length_1(vectors, *prepared.vectors.shape)
+            self._library.run(prepared.plan, prepared.table, address(prepared.arena), vectors)
+            self._library.to_length_1(vectors, *prepared.vectors.shape)
         finally:
             self.release(prepared)
         return prepared.vectors
@@ -87,7 +88,7 @@ class NativeEngine:
             len(ids),
             len(lengths),
         )
-        size = kernels.library().senryu_arena_bytes(self._plan.table, table, self._positions, self._id_count)
+        size = self._library.arena_bytes(self._plan.table, table, self._positions, self._id_count)
         if size < 0:
             raise self._misfit(ids, lengths)
         vectors = np.empty((len(lengths), self._plan.width), np.float32)
@@ -123,8 +124,9 @@ class NativeEngine:
 def _check_native(precision: Precision) -> None:
     if not kernels.run(precision):
         raise kernels.NotComputed(
-            f"our own kernels do not run in {precision.value} here: they need an x86-64 processor with AVX-512 (for "
-            f"bf16 avx512_bf16, for int8 avx512_vnni), and {kernels.LIBRARY.name}, which the installation builds."
+            f"our own kernels do not run in {precision.value} here: they need an x86-64 processor with AVX2 and FMA, "
+            f"or AVX-512 (for bf16 with avx512_bf16, for int8 with avx512_vnni), and {kernels.LIBRARY.name}, which the "
+            "installation builds."
         )
 
 

@@ -84,15 +84,13 @@ class NativeProducts:
         self._arenas: queue.SimpleQueue[NDArray[np.uint8]] = queue.SimpleQueue()
         for _ in range(streams):
             self._arenas.put(
-                kernels.aligned(
-                    kernels.library().senryu_arena_bytes(self._plan.table, self._batch, tokens, tokens)
-                )
+                kernels.aligned(kernels.library().arena_bytes(self._plan.table, self._batch, tokens, tokens))
             )
 
     def run(self) -> float:
         vector, arena = np.empty(self._plan.width, np.float32), self._arenas.get()
         try:
-            kernels.library().senryu_run(self._plan.table, self._batch, arena.ctypes.data, vector.ctypes.data)
+            kernels.library().run(self._plan.table, self._batch, arena.ctypes.data, vector.ctypes.data)
         finally:
             self._arenas.put(arena)
         return float(vector.max())

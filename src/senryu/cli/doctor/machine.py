@@ -11,12 +11,10 @@ from senryu.cli.doctor.finding import Finding, Installation, ok, warning, wrong
 from senryu.cli.times import in_words, shown
 from senryu.cli.version import NOT_INSTALLED, versions
 from senryu.config import Settings
-from senryu.engine import choose_engine, choose_precision, kernels, memory_bytes
+from senryu.engine import choose_engine, choose_precision, kernels, memory_bytes, suits_kernels
 from senryu.engine.machine import (
     cgroup_quota,
-    has_tiles,
     native_precisions,
-    processor_flags,
     processor_name,
     usable_memory,
     usable_threads,
@@ -93,8 +91,7 @@ def engine(installation: Installation) -> Iterator[Finding]:
 
 def _lacks_kernels(precision: Precision) -> bool:
     """Tell whether it is the library alone that is missing."""
-    could = "avx512f" in processor_flags() and not has_tiles(precision)
-    return could and not kernels.LIBRARY.exists()
+    return suits_kernels(precision) and not kernels.LIBRARY.exists()
 
 
 def memory(installation: Installation) -> Iterator[Finding]:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -21,13 +22,11 @@ from senryu.types import Precision
 LIBRARY = Path(__file__).with_name("senryu_kernels.so")
 
 # What a library of other sources would misunderstand; plan.h's too.
-VERSION = 4
+VERSION = 5
 ALIGNMENT = 64
-COLUMNS = 64  # of a panel of a packed weight
+COLUMNS = 64  # of the widest panel of a packed weight
 PLACES = 256  # of a desk
 WORD = 4  # numbers of the narrowest format that are multiplied together
-
-_BASE = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "fma"})
 
 
 class NotComputed(Exception):
@@ -43,13 +42,34 @@ class Format(IntEnum):
 
     @property
     def bytes(self) -> int:
-        """Return the bytes of a number."""
+        """Return the bytes of a number, as the kernels multiply it on this processor."""
+        if self is Format.U8 and instruction_set() is InstructionSet.AVX2:
+            return 2  # NOTE: products of bytes are not summed up without overflow there
         return (4, 2, 1)[self]
 
 
 FORMATS = {Precision.F32: Format.F32, Precision.BF16: Format.BF16}
 
-_FLAGS = {Format.F32: _BASE, Format.BF16: _BASE | {"avx512_bf16"}, Format.U8: _BASE | {"avx512_vnni"}}
+
+class InstructionSet(StrEnum):
+    """What the library is compiled for, the widest first. Those that multiply a format do it with the same bits."""
+
+    AVX512 = "avx512"
+    AVX2 = "avx2"
+
+
+_AVX2 = frozenset({"avx2", "fma"})
+_AVX512 = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "fma"})
+
+# The processor flags under which an instruction set multiplies a format.
+_FLAGS: dict[InstructionSet, dict[Format, frozenset[str]]] = {
+    InstructionSet.AVX512: {
+        Format.F32: _AVX512,
+        Format.BF16: _AVX512 | {"avx512_bf16"},
+        Format.U8: _AVX512 | {"avx512_vnni"},
+    },
+    InstructionSet.AVX2: {Format.F32: _AVX2, Format.U8: _AVX2},
+}
 
 
 class Operation(IntEnum):
@@ -132,46 +152,65 @@ class Desk(Structure):
     )
 
 
-@cache
+def instruction_set() -> InstructionSet | None:
+    """Return the widest one that this processor has, None where it has none of them."""
+    flags = processor_flags()
+    return next((each for each, formats in _FLAGS.items() if formats[Format.F32] <= flags), None)
+
+
 def library() -> Any:
-    """Load the library. Raises OSError where there is none, or one of other sources."""
-    loaded: Any = ctypes.CDLL(str(LIBRARY))
-    loaded.senryu_sizes.restype = c_int64
+    """Load what the library has for this processor. Raises OSError where there is none, or one of other sources."""
+    return _loaded(LIBRARY, instruction_set() or InstructionSet.AVX2)
+
+
+_FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "serve": (None, (POINTER(Desk),)),
+    "run": (None, (POINTER(PlanTable), POINTER(BatchTable), c_void_p, c_void_p)),
+    "to_length_1": (None, (c_void_p, c_int64, c_int64)),
+    "pack": (None, (c_int32, c_void_p, c_int64, c_int64, c_void_p)),
+}
+# NOTE: with the interpreter's lock held: to give it away for so little means to wait for it afterwards.
+_SHORT_FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "plan_version": (c_int32, ()),
+    "sizes": (c_int64, (c_int32,)),
+    "arena_bytes": (c_int64, (POINTER(PlanTable), POINTER(BatchTable), c_int32, c_int32)),
+    "post": (c_int32, (POINTER(Desk), POINTER(Task))),
+    "withdraw": (c_int32, (POINTER(Desk),)),
+    "dismiss": (None, (POINTER(Desk),)),
+}
+
+
+@cache
+def _loaded(path: Path, of: InstructionSet) -> Any:
+    others = OSError(f"{path}: was made of other sources; build it again")
+    functions: dict[str, Any] = {}
+    for opened, table in ((ctypes.CDLL(str(path)), _FUNCTIONS), (ctypes.PyDLL(str(path)), _SHORT_FUNCTIONS)):
+        for name, (result, arguments) in table.items():
+            function = functions[name] = getattr(opened, f"senryu_{of}_{name}", None)
+            if not function:
+                raise others
+            function.restype, function.argtypes = result, arguments
     structures = (Slot, Step, PlanTable, BatchTable, Task, Desk)
-    if loaded.senryu_plan_version() != VERSION or [
-        loaded.senryu_sizes(index) for index in range(len(structures))
-    ] != [ctypes.sizeof(each) for each in structures]:
-        raise OSError(f"{LIBRARY}: was made of other sources; build it again")
-    # NOTE: with the interpreter's lock held: to give it away for so little means to wait for it afterwards.
-    holding = ctypes.PyDLL(str(LIBRARY))
-    for name, result, *arguments in (
-        ("senryu_arena_bytes", c_int64, POINTER(PlanTable), POINTER(BatchTable), c_int32, c_int32),
-        ("senryu_post", c_int32, POINTER(Desk), POINTER(Task)),
-        ("senryu_withdraw", c_int32, POINTER(Desk)),
-        ("senryu_dismiss", None, POINTER(Desk)),
-    ):
-        function = getattr(holding, name)
-        function.restype, function.argtypes = result, arguments
-        setattr(loaded, name, function)
-    loaded.senryu_serve.restype = None
-    loaded.senryu_serve.argtypes = (POINTER(Desk),)
-    loaded.senryu_run.restype = None
-    loaded.senryu_run.argtypes = (POINTER(PlanTable), POINTER(BatchTable), c_void_p, c_void_p)
-    loaded.senryu_to_length_1.restype = None
-    loaded.senryu_to_length_1.argtypes = (c_void_p, c_int64, c_int64)
-    loaded.senryu_pack.restype = None
-    loaded.senryu_pack.argtypes = (c_int32, c_void_p, c_int64, c_int64, c_void_p)
-    return loaded
+    sizes = [functions["sizes"](index) for index in range(len(structures))]
+    if functions["plan_version"]() != VERSION or sizes != [ctypes.sizeof(each) for each in structures]:
+        raise others
+    return SimpleNamespace(**functions)
+
+
+def suit(precision: Precision) -> bool:
+    """Tell whether this processor multiplies in a precision by the kernels, were there a library."""
+    formats = {FORMATS[between_products(precision)], *((Format.U8,) if precision is Precision.INT8 else ())}
+    needed = _FLAGS[instruction_set() or InstructionSet.AVX2]
+    return all(each in needed and needed[each] <= processor_flags() for each in formats)
 
 
 def run(precision: Precision) -> bool:
-    """Tell whether there is a library, and this processor multiplies in this precision by it."""
-    formats = {FORMATS[between_products(precision)], *((Format.U8,) if precision is Precision.INT8 else ())}
-    if not all(_FLAGS[each] <= processor_flags() for each in formats):
+    """Tell whether there is a library, and this processor multiplies in a precision by it."""
+    if not suit(precision):
         return False
     try:
         library()
-    except (OSError, AttributeError):
+    except OSError:
         return False
     return True
 
@@ -197,5 +236,5 @@ def pack(of: Format, weight: NDArray[Any]) -> NDArray[np.uint8]:
     outputs, inputs = weight.shape
     weight = np.ascontiguousarray(weight)
     packed = aligned(-(-outputs // COLUMNS) * COLUMNS * inputs * of.bytes)
-    library().senryu_pack(of, weight.ctypes.data, outputs, inputs, packed.ctypes.data)
+    library().pack(of, weight.ctypes.data, outputs, inputs, packed.ctypes.data)
     return packed

@@ -35,7 +35,7 @@ INSTEAD = (
     "Senryu serves with OpenVINO, slower by about a quarter; "
     "apt install gcc libc6-dev, or the like, and the same command builds them"
 )
-USED_BY = "avx512f"  # the processor flag without which no function of the library is called
+USED_BY = "avx2"  # the processor flag without which no function of the library is called
 
 
 class Refused(Exception):

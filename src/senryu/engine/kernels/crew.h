@@ -74,14 +74,14 @@ static void run_task(desk *d, task *t) {
     int64_t one = 1;
     t->began = now();
     run_plan(t->plan, t->batch, t->arena, t->vectors);
-    senryu_to_length_1(t->vectors, t->batch->texts, t->plan->steps[t->plan->step_count - 1].outputs);
+    OF_THIS_PROCESSOR(to_length_1)(t->vectors, t->batch->texts, t->plan->steps[t->plan->step_count - 1].outputs);
     t->ended = now();
     __atomic_store_n(&t->is_done, 1, __ATOMIC_SEQ_CST);
     ask_system(WRITE, d->bell, (long)&one, sizeof one, 0);
 }
 
 // Run tasks until the desk is closed and empty.
-EXPORT void senryu_serve(desk *d) {
+EXPORT void OF_THIS_PROCESSOR(serve)(desk *d) {
     for (;;) {
         int32_t seen = __atomic_load_n(&d->news, __ATOMIC_SEQ_CST);
         task *t = take(d);
@@ -98,7 +98,7 @@ EXPORT void senryu_serve(desk *d) {
 }
 
 // Lay a task on the desk, and tell the crew; 0: its place is not free yet. One thread posts and takes back.
-EXPORT int32_t senryu_post(desk *d, task *t) {
+EXPORT int32_t OF_THIS_PROCESSOR(post)(desk *d, task *t) {
     uint64_t seen = __atomic_load_n(&d->counts, __ATOMIC_SEQ_CST);
     task **place = place_of(d, posted(seen));
     if (__atomic_load_n(place, __ATOMIC_SEQ_CST)) return 0;
@@ -109,7 +109,7 @@ EXPORT int32_t senryu_post(desk *d, task *t) {
 }
 
 // Take the task back that was posted last; 0: it has begun.
-EXPORT int32_t senryu_withdraw(desk *d) {
+EXPORT int32_t OF_THIS_PROCESSOR(withdraw)(desk *d) {
     uint64_t seen = __atomic_load_n(&d->counts, __ATOMIC_SEQ_CST);
     while (taken(seen) != posted(seen))
         if (change(d, &seen, counts_of(posted(seen) - 1, taken(seen)))) {
@@ -120,7 +120,7 @@ EXPORT int32_t senryu_withdraw(desk *d) {
 }
 
 // Let the crew go when all is done.
-EXPORT void senryu_dismiss(desk *d) {
+EXPORT void OF_THIS_PROCESSOR(dismiss)(desk *d) {
     __atomic_store_n(&d->is_closed, 1, __ATOMIC_SEQ_CST);
     tell(d, 1 << 30);
 }

@@ -11,20 +11,20 @@ typedef struct {
     rows_of added, factors;
 } ending;
 
-INLINE __m512 scaled(const step *s, __m512 sum, long column) {
-    if (s->in_format == U8) sum = _mm512_cvtepi32_ps(_mm512_castps_si512(sum));
-    if (s->scale) sum = _mm512_mul_ps(sum, _mm512_loadu_ps(s->scale + column));
-    if (s->bias) sum = _mm512_add_ps(sum, _mm512_loadu_ps(s->bias + column));
+INLINE floats scaled(const step *s, floats sum, long column) {
+    if (s->in_format == U8) sum = from_integers(sum);
+    if (s->scale) sum = multiply(sum, read(s->scale + column));
+    if (s->bias) sum = add(sum, read(s->bias + column));
     return sum;
 }
 
-INLINE __m512 merged(const ending *e, __m512 x, long column, __mmask16 mask, long row) {
-    if (e->factors.base) x = _mm512_mul_ps(x, _mm512_maskz_loadu_ps(mask, row_at(e->factors, row) + column));
-    if (e->added.base) x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(mask, row_at(e->added, row) + column));
+INLINE floats merged(const ending *e, floats x, long column, lanes mask, long row) {
+    if (e->factors.base) x = multiply(x, read_lanes(mask, row_at(e->factors, row) + column));
+    if (e->added.base) x = add(x, read_lanes(mask, row_at(e->added, row) + column));
     return x;
 }
 
-INLINE void activate_panel(int activation, __m512 *x) {
+INLINE void activate_panel(int activation, floats *x) {
     if (activation == GELU) {
         gelus(x, VECTORS);
         return;
@@ -37,19 +37,19 @@ INLINE void end_tile(const ending *e, int activation, const float *block, long b
     long width = e->step->outputs;
     if (column + COLUMNS <= width) {
         for (long row = begin; row < end; row++, block += COLUMNS) {
-            __m512 x[VECTORS];
+            floats x[VECTORS];
 #pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; v++) x[v] = scaled(e->step, _mm512_load_ps(block + v * 16), column + v * 16);
+            for (int v = 0; v < VECTORS; v++) x[v] = scaled(e->step, read(block + v * 16), column + v * 16);
             activate_panel(activation, x);
 #pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; v++) x[v] = merged(e, x[v], column + v * 16, 0xffff, row);
+            for (int v = 0; v < VECTORS; v++) x[v] = merged(e, x[v], column + v * 16, first(16), row);
             store_panel(e->to, row, column, x);
         }
         return;
     }
     for (long row = begin; row < end; row++, block += COLUMNS)
         for (long c = column; c < width; c += 16) {
-            __m512 x = activate(activation, scaled(e->step, _mm512_load_ps(block + c - column), c));
+            floats x = activate(activation, scaled(e->step, read(block + c - column), c));
             store_vector(e->to, row, c, width, merged(e, x, c, first(width - c), row));
         }
 }
@@ -75,7 +75,7 @@ static void linear(const run *r, const step *s, const store *to, long begin, lon
     long words = s->inputs / per_word[s->in_format];
     float block[ROWS * COLUMNS] __attribute__((aligned(64)));
     for (long panel = 0; panel < s->outputs; panel += COLUMNS) {
-        const __m512i *weight = (const __m512i *)((const char *)s->weight + panel * words * 4);
+        const floats *weight = (const floats *)((const char *)s->weight + panel * words * 4);
         for (long row = begin, next; row < end; row = next) {
             next = tile_end(row, end);
             tiles[s->in_format][next - row - 1][VECTORS - 1]((const int32_t *)(in.base + row * in.stride),

@@ -48,7 +48,7 @@ typedef struct {
     int32_t index;              // of GATHER; the pooling of POOL; of ATTENTION how far its bias reaches
     int32_t is_flagged;         // GATHER: the table is bf16; POOL: the prompt is left out
     float epsilon, factor;
-    const void *weight;    // packed by senryu_pack_*; a table of GATHER; cosines of ROTARY
+    const void *weight;    // as pack lays it out; a table of GATHER; cosines of ROTARY
     const float *bias;     // filled up to a multiple of 64, as `scale`; of ATTENTION [heads, 2 · reach + 1]
     const float *scale;    // of int32 sums; sines of ROTARY
     const float *u8_scale; // U8 = x · scale + shift, by channel

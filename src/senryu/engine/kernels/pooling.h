@@ -23,27 +23,23 @@ static share_of_text share_of(const step *s, const batch *b, int text) {
     return share;
 }
 
-static __m512 greatest_of(rows_of in, long first_row, share_of_text share, long c, long width) {
-    __m512 top = splat(-INFINITE);
-    __mmask16 is_nan = 0;
+static floats greatest_of(rows_of in, long first_row, share_of_text share, long c, long width) {
+    floats top = splat(-INFINITE);
+    lanes unordered = first(0);
     for (long token = share.begin; token < share.end; token++) {
-        __m512 x = load(row_at(in, first_row + token), c, width);
-        is_nan |= _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-        top = _mm512_max_ps(top, x);
+        floats x = load(row_at(in, first_row + token), c, width);
+        unordered = either(unordered, is_nan(x));
+        top = greater(top, x);
     }
-    return _mm512_mask_mov_ps(top, is_nan, splat(__builtin_nanf("")));
+    return choose(unordered, splat(__builtin_nanf("")), top);
 }
 
-static __m512 mean_of(rows_of in, long first_row, share_of_text share, long c, long width) {
-    __m512d low = _mm512_setzero_pd(), high = _mm512_setzero_pd(), divisor = _mm512_set1_pd(share.divisor);
-    for (long token = share.begin; token < share.end; token++) {
-        __m512 x = load(row_at(in, first_row + token), c, width);
-        __m512d weight = _mm512_set1_pd(share.level + share.slope * (double)token);
-        low = _mm512_fmadd_pd(weight, _mm512_cvtps_pd(_mm512_castps512_ps256(x)), low);
-        high = _mm512_fmadd_pd(weight, _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1)), high);
-    }
-    __m256 halves[] = {_mm512_cvtpd_ps(_mm512_div_pd(low, divisor)), _mm512_cvtpd_ps(_mm512_div_pd(high, divisor))};
-    return _mm512_insertf32x8(_mm512_castps256_ps512(halves[0]), halves[1], 1);
+static floats mean_of(rows_of in, long first_row, share_of_text share, long c, long width) {
+    doubles sums = no_sums();
+    for (long token = share.begin; token < share.end; token++)
+        sums = multiply_add_doubles(share.level + share.slope * (double)token,
+                                    load(row_at(in, first_row + token), c, width), sums);
+    return quotients(sums, share.divisor);
 }
 
 static void pool(const run *r, const step *s) {
@@ -53,7 +49,7 @@ static void pool(const run *r, const step *s) {
     for (int text = 0; text < r->batch->texts; first_row += r->batch->lengths[text++]) {
         share_of_text share = share_of(s, r->batch, text);
         for (long c = 0; c < s->outputs; c += 16) {
-            __m512 x = _mm512_setzero_ps();
+            floats x = splat(0.0f);
             if (share.begin < share.end)
                 x = s->index == MAX ? greatest_of(in, first_row, share, c, s->outputs)
                                     : mean_of(in, first_row, share, c, s->outputs);

@@ -11,37 +11,40 @@ typedef struct {
 } store;
 
 // Channels from `column` to before `limit`, at most 16, of one row.
-INLINE void store_vector(const store *to, long row, long column, long limit, __m512 x) {
-    __mmask16 mask = first(limit - column);
-    if (to->out[F32]) _mm512_mask_storeu_ps(to->out[F32] + row * to->stride[F32] + 4 * column, mask, x);
-    if (to->out[BF16]) _mm256_mask_storeu_epi16(to->out[BF16] + row * to->stride[BF16] + 2 * column, mask, to_bf16(x));
+INLINE void store_vector(const store *to, long row, long column, long limit, floats x) {
+    lanes mask = first(limit - column);
+    if (to->out[F32]) write_lanes(to->out[F32] + row * to->stride[F32] + 4 * column, mask, x);
+#ifdef HAS_BF16
+    if (to->out[BF16]) write_bf16_lanes(to->out[BF16] + row * to->stride[BF16] + 2 * column, mask, x);
+#endif
     if (to->out[U8]) {
-        __m512 scale = _mm512_maskz_loadu_ps(mask, to->u8_scale + column);
-        __m512 shift = _mm512_maskz_loadu_ps(mask, to->u8_shift + column);
-        _mm_mask_storeu_epi8(to->out[U8] + row * to->stride[U8] + column, mask, to_u8(x, scale, shift));
+        floats scale = read_lanes(mask, to->u8_scale + column);
+        floats shift = read_lanes(mask, to->u8_shift + column);
+        write_u8_lanes(to->out[U8] + row * to->stride[U8] + BYTE * column, mask, x, scale, shift);
     }
 }
 
 // A row of a whole panel, `x` from `column`.
-INLINE void store_panel(const store *to, long row, long column, const __m512 *x) {
+INLINE void store_panel(const store *to, long row, long column, const floats *x) {
     if (to->out[F32]) {
         float *out = (float *)(to->out[F32] + row * to->stride[F32]) + column;
 #pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; v++) _mm512_storeu_ps(out + v * 16, x[v]);
+        for (int v = 0; v < VECTORS; v++) write(out + v * 16, x[v]);
     }
+#ifdef HAS_BF16
     if (to->out[BF16]) {
         char *out = to->out[BF16] + row * to->stride[BF16] + 2 * column;
 #pragma GCC unroll 2
-        for (int v = 0; v < VECTORS; v += 2)
-            _mm512_storeu_si512(out + v * 32, (__m512i)_mm512_cvtne2ps_pbh(x[v + 1], x[v]));
+        for (int v = 0; v < VECTORS; v += 2) write_bf16_pair(out + v * 32, x[v], x[v + 1]);
     }
+#endif
     if (to->out[U8]) {
-        char *out = to->out[U8] + row * to->stride[U8] + column;
+        char *out = to->out[U8] + row * to->stride[U8] + BYTE * column;
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; v++) {
-            __m512 scale = _mm512_loadu_ps(to->u8_scale + column + v * 16);
-            __m512 shift = _mm512_loadu_ps(to->u8_shift + column + v * 16);
-            _mm_storeu_si128((__m128i *)(out + v * 16), to_u8(x[v], scale, shift));
+            floats scale = read(to->u8_scale + column + v * 16);
+            floats shift = read(to->u8_shift + column + v * 16);
+            write_u8(out + BYTE * v * 16, x[v], scale, shift);
         }
     }
 }
@@ -53,8 +56,8 @@ typedef struct {
 
 INLINE const float *row_at(rows_of x, long row) { return (const float *)(x.base + row * x.stride); }
 
-INLINE __m512 load(const float *row, long column, long width) {
-    return _mm512_maskz_loadu_ps(first(width - column), row + column);
+INLINE floats load(const float *row, long column, long width) {
+    return read_lanes(first(width - column), row + column);
 }
 
 static void gather(const step *s, const int32_t *ids, const store *to, long begin, long end) {
@@ -62,21 +65,20 @@ static void gather(const step *s, const int32_t *ids, const store *to, long begi
     for (long row = begin; row < end; row++) {
         long at = (long)ids[row] * width;
         for (long c = 0; c < width; c += 16) {
-            __m512 x = s->is_flagged
-                           ? from_bf16(_mm256_maskz_loadu_epi16(first(width - c), (const int16_t *)s->weight + at + c))
-                           : load((const float *)s->weight + at, c, width);
+            floats x = s->is_flagged ? read_bf16(first(width - c), (const int16_t *)s->weight + at + c)
+                                     : load((const float *)s->weight + at, c, width);
             store_vector(to, row, c, width, x);
         }
     }
 }
 
-INLINE __m512 combined(const step *s, const float *a, const float *b, long c) {
-    __m512 x = load(a, c, s->outputs);
+INLINE floats combined(const step *s, const float *a, const float *b, long c) {
+    floats x = load(a, c, s->outputs);
     switch (s->operation) {
-        case ADD: return _mm512_add_ps(x, load(b, c, s->outputs));
-        case ADD_ROW: return _mm512_add_ps(x, load(s->bias, c, s->outputs));
-        case MULTIPLY: return _mm512_mul_ps(x, load(b, c, s->outputs));
-        case SCALE: return _mm512_mul_ps(x, splat(s->factor));
+        case ADD: return add(x, load(b, c, s->outputs));
+        case ADD_ROW: return add(x, load(s->bias, c, s->outputs));
+        case MULTIPLY: return multiply(x, load(b, c, s->outputs));
+        case SCALE: return multiply(x, splat(s->factor));
         case ACTIVATION: return activate(s->activation, x);
     }
     return x;
@@ -90,19 +92,19 @@ static void combine(const step *s, rows_of a, rows_of b, const store *to, long b
 }
 
 static float sum_of(const float *row, long width) {
-    __m512 sum = _mm512_setzero_ps();
-    for (long c = 0; c < width; c += 16) sum = _mm512_add_ps(sum, load(row, c, width));
-    return _mm512_reduce_add_ps(sum);
+    floats sum = splat(0.0f);
+    for (long c = 0; c < width; c += 16) sum = add(sum, load(row, c, width));
+    return sum_of_lanes(sum);
 }
 
 // The sum of (x − middle)².
 static float squares_of(const float *row, long width, float middle) {
-    __m512 sum = _mm512_setzero_ps();
+    floats sum = splat(0.0f);
     for (long c = 0; c < width; c += 16) {
-        __m512 x = _mm512_maskz_sub_ps(first(width - c), load(row, c, width), splat(middle));
-        sum = _mm512_fmadd_ps(x, x, sum);
+        floats x = only(first(width - c), subtract(load(row, c, width), splat(middle)));
+        sum = multiply_add(x, x, sum);
     }
-    return _mm512_reduce_add_ps(sum);
+    return sum_of_lanes(sum);
 }
 
 enum { SIDE_BY_SIDE = 4 };
@@ -112,36 +114,36 @@ INLINE float root(float x) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))); }
 // Rows of whole panels. NOTE: a row's sums wait for each other, so a few rows are taken side by side.
 INLINE void norm_panels(const step *s, rows_of in, const store *to, long row, int rows) {
     long width = s->outputs;
-    __m512 sums[SIDE_BY_SIDE], means[SIDE_BY_SIDE], inverses[SIDE_BY_SIDE];
+    floats sums[SIDE_BY_SIDE], means[SIDE_BY_SIDE], inverses[SIDE_BY_SIDE];
 #pragma GCC unroll 4
-    for (int r = 0; r < rows; r++) sums[r] = _mm512_setzero_ps();
+    for (int r = 0; r < rows; r++) sums[r] = splat(0.0f);
     for (long c = 0; c < width; c += 16)
 #pragma GCC unroll 4
-        for (int r = 0; r < rows; r++) sums[r] = _mm512_add_ps(sums[r], _mm512_loadu_ps(row_at(in, row + r) + c));
+        for (int r = 0; r < rows; r++) sums[r] = add(sums[r], read(row_at(in, row + r) + c));
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++) {
-        means[r] = splat(_mm512_reduce_add_ps(sums[r]) / (float)width);
-        sums[r] = _mm512_setzero_ps();
+        means[r] = splat(sum_of_lanes(sums[r]) / (float)width);
+        sums[r] = splat(0.0f);
     }
     for (long c = 0; c < width; c += 16)
 #pragma GCC unroll 4
         for (int r = 0; r < rows; r++) {
-            __m512 x = _mm512_sub_ps(_mm512_loadu_ps(row_at(in, row + r) + c), means[r]);
-            sums[r] = _mm512_fmadd_ps(x, x, sums[r]);
+            floats x = subtract(read(row_at(in, row + r) + c), means[r]);
+            sums[r] = multiply_add(x, x, sums[r]);
         }
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++)
-        inverses[r] = splat(1.0f / root(_mm512_reduce_add_ps(sums[r]) / (float)width + s->epsilon));
+        inverses[r] = splat(1.0f / root(sum_of_lanes(sums[r]) / (float)width + s->epsilon));
     for (long c = 0; c < width; c += COLUMNS)
 #pragma GCC unroll 4
         for (int r = 0; r < rows; r++) {
             const float *x = row_at(in, row + r) + c;
-            __m512 y[VECTORS];
+            floats y[VECTORS];
 #pragma GCC unroll 4
             for (int v = 0; v < VECTORS; v++) {
-                y[v] = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(x + v * 16), means[r]), inverses[r]);
-                y[v] = _mm512_mul_ps(y[v], _mm512_loadu_ps(s->scale + c + v * 16));
-                if (s->bias) y[v] = _mm512_add_ps(y[v], _mm512_loadu_ps(s->bias + c + v * 16));
+                y[v] = multiply(subtract(read(x + v * 16), means[r]), inverses[r]);
+                y[v] = multiply(y[v], read(s->scale + c + v * 16));
+                if (s->bias) y[v] = add(y[v], read(s->bias + c + v * 16));
             }
             store_panel(to, row + r, c, y);
         }
@@ -158,9 +160,9 @@ static void layer_norm(const step *s, rows_of in, const store *to, long begin, l
         float mean = sum_of(x, width) / (float)width;
         float inverse = 1.0f / root(squares_of(x, width, mean) / (float)width + s->epsilon);
         for (long c = 0; c < width; c += 16) {
-            __m512 y = _mm512_mul_ps(_mm512_sub_ps(load(x, c, width), splat(mean)), splat(inverse));
-            y = _mm512_mul_ps(y, load(s->scale, c, width));
-            store_vector(to, row, c, width, s->bias ? _mm512_add_ps(y, load(s->bias, c, width)) : y);
+            floats y = multiply(subtract(load(x, c, width), splat(mean)), splat(inverse));
+            y = multiply(y, load(s->scale, c, width));
+            store_vector(to, row, c, width, s->bias ? add(y, load(s->bias, c, width)) : y);
         }
     }
 }
@@ -172,7 +174,7 @@ static void rms_norm(const step *s, rows_of in, const store *to, long begin, lon
             const float *x = row_at(in, row) + h * head;
             float inverse = 1.0f / root(squares_of(x, head, 0.0f) / (float)head + s->epsilon);
             for (long c = 0; c < head; c += 16) {
-                __m512 y = _mm512_mul_ps(_mm512_mul_ps(load(x, c, head), splat(inverse)), load(s->scale, c, head));
+                floats y = multiply(multiply(load(x, c, head), splat(inverse)), load(s->scale, c, head));
                 store_vector(to, row, h * head + c, (h + 1) * head, y);
             }
         }
@@ -186,11 +188,11 @@ static void rotary(const step *s, rows_of in, const int32_t *positions, const st
             const float *cosines = (const float *)s->weight + positions[row] * half;
             const float *sines = s->scale + positions[row] * half;
             for (long c = 0; c < half; c += 16) {
-                __m512 cosine = load(cosines, c, half), sine = load(sines, c, half);
-                __m512 x = load(low, c, half), y = load(high, c, half);
-                __m512 turned = _mm512_fmsub_ps(x, cosine, _mm512_mul_ps(y, sine));
+                floats cosine = load(cosines, c, half), sine = load(sines, c, half);
+                floats x = load(low, c, half), y = load(high, c, half);
+                floats turned = multiply_subtract(x, cosine, multiply(y, sine));
                 store_vector(to, row, h * head + c, h * head + half, turned);
-                turned = _mm512_fmadd_ps(y, cosine, _mm512_mul_ps(x, sine));
+                turned = multiply_add(y, cosine, multiply(x, sine));
                 store_vector(to, row, h * head + half + c, (h + 1) * head, turned);
             }
         }
@@ -200,8 +202,8 @@ static void normalize(const step *s, rows_of in, const store *to, long begin, lo
     for (long row = begin; row < end; row++) {
         const float *x = row_at(in, row);
         float length = root(squares_of(x, s->outputs, 0.0f));
-        __m512 inverse = splat(1.0f / (length > 1e-12f ? length : 1e-12f));
+        floats inverse = splat(1.0f / (length > 1e-12f ? length : 1e-12f));
         for (long c = 0; c < s->outputs; c += 16)
-            store_vector(to, row, c, s->outputs, _mm512_mul_ps(load(x, c, s->outputs), inverse));
+            store_vector(to, row, c, s->outputs, multiply(load(x, c, s->outputs), inverse));
     }
 }

@@ -21,14 +21,14 @@ static float squared_length(const float *x, long count) {
 }
 
 // Divide each of the vectors [texts, width] by its length. Zeros stay; where that is no finite number all is NaN.
-EXPORT void senryu_to_length_1(float *vectors, int64_t texts, int64_t width) {
+EXPORT void OF_THIS_PROCESSOR(to_length_1)(float *vectors, int64_t texts, int64_t width) {
     for (float *x = vectors; x < vectors + texts * width; x += width) {
         float length = root(squared_length(x, width)), shortest = 1e-12f;
-        __m512 divisor = splat(length > shortest ? length : shortest);
+        floats divisor = splat(length > shortest ? length : shortest);
         if (!(length < INFINITE)) divisor = splat(__builtin_nanf(""));
         for (long c = 0; c < width; c += 16) {
-            __mmask16 these = first(width - c);
-            _mm512_mask_storeu_ps(x + c, these, _mm512_div_ps(_mm512_maskz_loadu_ps(these, x + c), divisor));
+            lanes these = first(width - c);
+            write_lanes(x + c, these, divide(read_lanes(these, x + c), divisor));
         }
     }
 }

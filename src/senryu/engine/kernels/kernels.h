@@ -1,7 +1,9 @@
 // Runs a plan over a batch of texts laid end to end: steps that take rows by themselves block by block, so that a
 // block stays in the cache, attention text by text. One call runs on one thread, allocates nothing and keeps nothing.
 //
-// Knows the machine (x86-64 with AVX-512) and plan.h; nothing of models, files or Python.
+// Knows plan.h; nothing of models, files or Python. avx512.c and avx2.c each make a library's half of it, for their
+// own processors and under their own names.
+#pragma once
 #define EXPORT __attribute__((visibility("default")))
 #include "attention.h"
 #include "crew.h"
@@ -128,7 +130,7 @@ static long longest_of(const batch *b, int32_t positions, int32_t id_count) {
 }
 
 // Bytes of an arena, which begins at a multiple of 64, for a batch; −1 for one that the model cannot read.
-EXPORT int64_t senryu_arena_bytes(const plan *p, const batch *b, int32_t positions, int32_t id_count) {
+EXPORT int64_t OF_THIS_PROCESSOR(arena_bytes)(const plan *p, const batch *b, int32_t positions, int32_t id_count) {
     long tokens = b->tokens, longest = longest_of(b, positions, id_count);
     if (!longest) return -1;
     long bytes = up(8L * p->slot_count, 64) + 2 * up(4 * tokens, 64);
@@ -153,11 +155,11 @@ static void run_plan(const plan *p, const batch *b, char *arena, float *vectors)
     rows_of result = rows_in(&r, last->out[F32]);
     for (long text = 0; text < b->texts; text++)
         for (long c = 0; c < last->outputs; c += 16)
-            _mm512_mask_storeu_ps(vectors + text * last->outputs + c, first(last->outputs - c),
-                                  load(row_at(result, text), c, last->outputs));
+            write_lanes(vectors + text * last->outputs + c, first(last->outputs - c),
+                        load(row_at(result, text), c, last->outputs));
 }
 
-EXPORT void senryu_run(const plan *p, const batch *b, char *arena, float *vectors) { run_plan(p, b, arena, vectors); }
+EXPORT void OF_THIS_PROCESSOR(run)(const plan *p, const batch *b, char *arena, float *vectors) { run_plan(p, b, arena, vectors); }
 
 // To the nearest bf16, ties to even.
 static uint32_t rounded(float x) {
@@ -173,12 +175,16 @@ static int32_t word_of(int32_t format, const char *row, long word) {
         const float *pair = (const float *)row + 2 * word;
         return (int32_t)(rounded(pair[0]) | rounded(pair[1]) << 16);
     }
+    if (format == U8 && BYTE == 2) {
+        const int8_t *pair = (const int8_t *)row + 2 * word;
+        return (int32_t)((uint32_t)pair[1] << 16 | (uint16_t)pair[0]);
+    }
     __builtin_memcpy(&bits, row + 4 * word, 4);
     return bits;
 }
 
-// Lay a weight [outputs, inputs] out as panels of 64 outputs: float32 for F32 and BF16, int8 for U8.
-EXPORT void senryu_pack(int32_t format, const char *weight, int64_t outputs, int64_t inputs, int32_t *to) {
+// Lay a weight [outputs, inputs] out as panels of COLUMNS outputs: float32 for F32 and BF16, int8 for U8.
+EXPORT void OF_THIS_PROCESSOR(pack)(int32_t format, const char *weight, int64_t outputs, int64_t inputs, int32_t *to) {
     long words = inputs / per_word[format], row_bytes = inputs * (format == U8 ? 1 : 4);
     for (long row = 0; row < up(outputs, COLUMNS); row++) {
         int32_t *column = to + row / COLUMNS * COLUMNS * words + row % COLUMNS;
@@ -187,8 +193,8 @@ EXPORT void senryu_pack(int32_t format, const char *weight, int64_t outputs, int
     }
 }
 
-EXPORT int32_t senryu_plan_version(void) { return 4; }
-EXPORT int64_t senryu_sizes(int32_t which) {
+EXPORT int32_t OF_THIS_PROCESSOR(plan_version)(void) { return 5; }
+EXPORT int64_t OF_THIS_PROCESSOR(sizes)(int32_t which) {
     const int64_t sizes[] = {sizeof(slot), sizeof(step), sizeof(plan), sizeof(batch), sizeof(task), sizeof(desk)};
     return which >= 0 && which < (int32_t)(sizeof sizes / sizeof *sizes) ? sizes[which] : 0;
 }

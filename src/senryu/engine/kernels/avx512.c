@@ -1,0 +1,3 @@
+// The kernels for processors with AVX-512.
+#include "avx512.h"
+#include "kernels.h"
