@@ -22,7 +22,7 @@ from senryu.types import Precision
 LIBRARY = Path(__file__).with_name("senryu_kernels.so")
 
 # What a library of other sources would misunderstand; plan.h's too.
-VERSION = 5
+VERSION = 6
 ALIGNMENT = 64
 COLUMNS = 64  # of the widest panel of a packed weight
 PLACES = 256  # of a desk

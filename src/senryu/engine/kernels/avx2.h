@@ -257,6 +257,11 @@ INLINE void write_u8(void *to, floats x, floats scale, floats shift) {
     _mm256_storeu_si256(to, _mm256_permute4x64_epi64(packed, 0xd8));
 }
 
+// A panel's row at once; scales and shifts by column.
+INLINE void write_u8s(void *to, const floats *x, int vectors, const float *scale, const float *shift) {
+    for (int v = 0; v < vectors; v++) write_u8((uint16_t *)to + v * 16, x[v], read(scale + v * 16), read(shift + v * 16));
+}
+
 INLINE void write_u8_lanes(void *to, lanes these, floats x, floats scale, floats shift) {
     uint16_t all[16];
     write_u8(all, x, scale, shift);

@@ -161,6 +161,24 @@ INLINE __m128i to_u8(floats x, floats scale, floats shift) {
 INLINE void write_u8(void *to, floats x, floats scale, floats shift) {
     _mm_storeu_si128((__m128i *)to, to_u8(x, scale, shift));
 }
+
+// A panel's row at once; scales and shifts by column.
+INLINE void write_u8s(void *to, const floats *x, int vectors, const float *scale, const float *shift) {
+    if (vectors != 4) {
+        for (int v = 0; v < vectors; v++) write_u8((char *)to + v * 16, x[v], read(scale + v * 16), read(shift + v * 16));
+        return;
+    }
+    __m512i whole[4];
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; v++) {
+        floats moved = multiply_add(x[v], read(scale + v * 16), read(shift + v * 16));
+        whole[v] = _mm512_cvtps_epi32(smaller(splat(255.0f), moved));  // what is below, and no number, saturates at 0
+    }
+    __m512i low = _mm512_packs_epi32(whole[0], whole[1]), high = _mm512_packs_epi32(whole[2], whole[3]);
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    _mm512_storeu_si512(to, _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high)));
+}
+
 INLINE void write_u8_lanes(void *to, lanes these, floats x, floats scale, floats shift) {
     _mm_mask_storeu_epi8(to, these, to_u8(x, scale, shift));
 }

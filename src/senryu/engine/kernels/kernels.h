@@ -183,17 +183,18 @@ static int32_t word_of(int32_t format, const char *row, long word) {
     return bits;
 }
 
-// Lay a weight [outputs, inputs] out as panels of COLUMNS outputs: float32 for F32 and BF16, int8 for U8.
+// Lay a weight [outputs, inputs] out as panels of COLUMNS outputs, the last as wide as needed: float32 for F32 and BF16, int8 for U8.
 EXPORT void OF_THIS_PROCESSOR(pack)(int32_t format, const char *weight, int64_t outputs, int64_t inputs, int32_t *to) {
     long words = inputs / per_word[format], row_bytes = inputs * (format == U8 ? 1 : 4);
-    for (long row = 0; row < up(outputs, COLUMNS); row++) {
-        int32_t *column = to + row / COLUMNS * COLUMNS * words + row % COLUMNS;
+    for (long row = 0; row < up(outputs, 16); row++) {
+        long panel = row / COLUMNS * COLUMNS, width = least(COLUMNS, up(outputs - panel, 16));
+        int32_t *column = to + panel * words + row - panel;
         for (long word = 0; word < words; word++)
-            column[word * COLUMNS] = row < outputs ? word_of(format, weight + row * row_bytes, word) : 0;
+            column[word * width] = row < outputs ? word_of(format, weight + row * row_bytes, word) : 0;
     }
 }
 
-EXPORT int32_t OF_THIS_PROCESSOR(plan_version)(void) { return 5; }
+EXPORT int32_t OF_THIS_PROCESSOR(plan_version)(void) { return 6; }
 EXPORT int64_t OF_THIS_PROCESSOR(sizes)(int32_t which) {
     const int64_t sizes[] = {sizeof(slot), sizeof(step), sizeof(plan), sizeof(batch), sizeof(task), sizeof(desk)};
     return which >= 0 && which < (int32_t)(sizeof sizes / sizeof *sizes) ? sizes[which] : 0;

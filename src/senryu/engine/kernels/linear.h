@@ -24,31 +24,39 @@ INLINE floats merged(const ending *e, floats x, long column, lanes mask, long ro
     return x;
 }
 
-INLINE void activate_panel(int activation, floats *x) {
+INLINE void activate_vectors(int activation, floats *x, int vectors) {
     if (activation == GELU) {
-        gelus(x, VECTORS);
+        gelus(x, vectors);
         return;
     }
 #pragma GCC unroll 4
-    for (int v = 0; v < VECTORS; v++) x[v] = activate(activation, x[v]);
+    for (int v = 0; v < vectors; v++) x[v] = activate(activation, x[v]);
 }
 
+INLINE void end_vectors(const ending *e, int activation, int vectors, const float *block, long begin, long end,
+                        long column) {
+    for (long row = begin; row < end; row++, block += COLUMNS) {
+        floats x[VECTORS];
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) x[v] = scaled(e->step, read(block + v * 16), column + v * 16);
+        activate_vectors(activation, x, vectors);
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) x[v] = merged(e, x[v], column + v * 16, first(16), row);
+        store_vectors(e->to, row, column, x, vectors);
+    }
+}
+
+// NOTE: a vector alone waits for each term of its activation, so what is left of a panel goes by two as long as it can.
 INLINE void end_tile(const ending *e, int activation, const float *block, long begin, long end, long column) {
-    long width = e->step->outputs;
-    if (column + COLUMNS <= width) {
-        for (long row = begin; row < end; row++, block += COLUMNS) {
-            floats x[VECTORS];
-#pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; v++) x[v] = scaled(e->step, read(block + v * 16), column + v * 16);
-            activate_panel(activation, x);
-#pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; v++) x[v] = merged(e, x[v], column + v * 16, first(16), row);
-            store_panel(e->to, row, column, x);
-        }
+    long width = e->step->outputs, last = least(width, column + COLUMNS);
+    if (column + COLUMNS == last) {
+        end_vectors(e, activation, VECTORS, block, begin, end, column);
         return;
     }
+    for (; VECTORS > 2 && column + 32 <= last; column += 32, block += 32)
+        end_vectors(e, activation, 2, block, begin, end, column);
     for (long row = begin; row < end; row++, block += COLUMNS)
-        for (long c = column; c < width; c += 16) {
+        for (long c = column; c < last; c += 16) {
             floats x = activate(activation, scaled(e->step, read(block + c - column), c));
             store_vector(e->to, row, c, width, merged(e, x, c, first(width - c), row));
         }
@@ -76,9 +84,10 @@ static void linear(const run *r, const step *s, const store *to, long begin, lon
     float block[ROWS * COLUMNS] __attribute__((aligned(64)));
     for (long panel = 0; panel < s->outputs; panel += COLUMNS) {
         const floats *weight = (const floats *)((const char *)s->weight + panel * words * 4);
+        long vectors = least(COLUMNS, up(s->outputs - panel, 16)) / 16;
         for (long row = begin, next; row < end; row = next) {
             next = tile_end(row, end);
-            tiles[s->in_format][next - row - 1][VECTORS - 1]((const int32_t *)(in.base + row * in.stride),
+            tiles[s->in_format][next - row - 1][vectors - 1]((const int32_t *)(in.base + row * in.stride),
                                                             in.stride / 4, weight, words, block);
             end_tile_by_activation(&e, block, row, next, panel);
         }

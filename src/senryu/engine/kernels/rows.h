@@ -24,29 +24,23 @@ INLINE void store_vector(const store *to, long row, long column, long limit, flo
     }
 }
 
-// A row of a whole panel, `x` from `column`.
-INLINE void store_panel(const store *to, long row, long column, const floats *x) {
+// So many whole vectors of a row, `x` from `column`; an even number where there are more than one.
+INLINE void store_vectors(const store *to, long row, long column, const floats *x, int vectors) {
     if (to->out[F32]) {
         float *out = (float *)(to->out[F32] + row * to->stride[F32]) + column;
 #pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; v++) write(out + v * 16, x[v]);
+        for (int v = 0; v < vectors; v++) write(out + v * 16, x[v]);
     }
 #ifdef HAS_BF16
     if (to->out[BF16]) {
         char *out = to->out[BF16] + row * to->stride[BF16] + 2 * column;
 #pragma GCC unroll 2
-        for (int v = 0; v < VECTORS; v += 2) write_bf16_pair(out + v * 32, x[v], x[v + 1]);
+        for (int v = 0; v < vectors; v += 2) write_bf16_pair(out + v * 32, x[v], x[v + 1]);
     }
 #endif
-    if (to->out[U8]) {
-        char *out = to->out[U8] + row * to->stride[U8] + BYTE * column;
-#pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; v++) {
-            floats scale = read(to->u8_scale + column + v * 16);
-            floats shift = read(to->u8_shift + column + v * 16);
-            write_u8(out + BYTE * v * 16, x[v], scale, shift);
-        }
-    }
+    if (to->out[U8])
+        write_u8s(to->out[U8] + row * to->stride[U8] + BYTE * column, x, vectors, to->u8_scale + column,
+                  to->u8_shift + column);
 }
 
 typedef struct {
@@ -145,7 +139,7 @@ INLINE void norm_panels(const step *s, rows_of in, const store *to, long row, in
                 y[v] = multiply(y[v], read(s->scale + c + v * 16));
                 if (s->bias) y[v] = add(y[v], read(s->bias + c + v * 16));
             }
-            store_panel(to, row + r, c, y);
+            store_vectors(to, row + r, c, y, VECTORS);
         }
 }
 
