@@ -28,9 +28,9 @@ import numpy as np
 import uvloop
 
 import mix
-from baselines import install, servers
+from baselines import servers
 from baselines.install import ROOT, Unavailable
-from baselines.servers import KEY, NAME, SERVERS, Running, Server
+from baselines.servers import AVX2_SERVERS, KEY, NAME, SERVERS, Running, Server
 from load import Result, load, percentile
 from mix import BULK, MIX, WORKLOADS, Mixed, Texts, Workload
 from senryu import models
@@ -92,7 +92,10 @@ def awake(running: Running) -> Iterator[Running]:
 
 def check_vectors(run: Run, started: dict[str, Running], texts: Texts) -> None:
     """Leave out who computes something else: the least cosine over 20 texts with the first server's vectors."""
-    sample = [*texts.queries[:10], *texts.passages[:10]]
+    # NOTE: longer ones are cut at another length, or not at all, by servers that do not read the model's own.
+    longest = max(texts.tokens.values())
+    whole = [text for text in texts.passages if texts.tokens[text] < longest]
+    sample = [*texts.queries[:10], *whole[:10]]
     ours: np.ndarray | None = None
     for id_, running in list(started.items()):
         with awake(running):
@@ -219,23 +222,17 @@ def ratio_table(run: Run, ours: Server) -> str:
 
 def server_table(run: Run) -> str:
     """Tabulate the servers themselves."""
-    rows = []
-    for server in run.measured():
-        python = (
-            install.FOLDER / server.environment / "bin" / "python"
-            if server.environment
-            else Path(sys.executable)
-        )
-        rows.append(
-            [
-                server.title,
-                f"{run.cosines[server.id]:.5f}",
-                f"{run.started[server.id]:.1f}",
-                f"{run.resident.get(server.id, 0):,.0f}",
-                install.versions(python, server.packages),
-                f"`python {server.shown()}`",
-            ]
-        )
+    rows = [
+        [
+            server.title,
+            f"{run.cosines[server.id]:.5f}",
+            f"{run.started[server.id]:.1f}",
+            f"{run.resident.get(server.id, 0):,.0f}",
+            server.versions(),
+            f"`{server.shown()}`",
+        ]
+        for server in run.measured()
+    ]
     head = ["server", "cosine with ours", "s to first answer", "resident MB after", "versions", "command"]
     return table(head, rows)
 
@@ -257,10 +254,9 @@ def results(run: Run, about: Sequence[tuple[str, str]]) -> str:
         parts.append(f"{title}\n\n{mix_table(run)}")
     parts.append(f"## Servers\n\n{server_table(run)}")
     titles = {server.id: server.title for server in run.servers}
-    missing = {titles[id_]: reason for id_, reason in run.missing.items()} | servers.MISSING
-    parts.append(
-        "## Not measured\n\n" + "\n".join(f"- {name}: {reason}." for name, reason in missing.items())
-    )
+    if run.missing:
+        lines = (f"- {titles[id_]}: {reason}." for id_, reason in run.missing.items())
+        parts.append("## Not measured\n\n" + "\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
 
@@ -278,6 +274,7 @@ def machine(given: argparse.Namespace, texts: Texts) -> list[tuple[str, str]]:
         ("system", f"{platform.system()} {platform.release()}, Python {platform.python_version()}"),
         ("load average before", f"{os.getloadavg()[0]:.2f} (a quiet machine: near 0)"),
         ("environment set for all", ", ".join(given.env) or "nothing"),
+        *([("hidden from all", "AVX-512, VNNI, bf16 (bench/README.md says how)")] * given.avx2),
         ("texts", texts.source),
         ("rounds", f"{given.rounds} of {given.seconds:g} s a workload, {2 * given.seconds:g} s for the mix"),
     ]
@@ -308,6 +305,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--servers", nargs="+", choices=names, default=names, metavar="SERVER", help=", ".join(names)
     )
+    parser.add_argument("--avx2", action="store_true", help="hide AVX-512 from all; writes RESULTS-avx2.md")
     parser.add_argument(
         "--workloads", nargs="+", choices=loads, default=loads, metavar="LOAD", help=", ".join(loads)
     )
@@ -319,8 +317,9 @@ def arguments() -> argparse.Namespace:
         "--warm-up", type=float, default=2, help="seconds of each workload before the first round"
     )
     parser.add_argument("--env", nargs="+", default=[], metavar="NAME=VALUE", help="set for every server")
-    parser.add_argument("--output", type=Path, default=ROOT / "bench" / "RESULTS.md")
+    parser.add_argument("--output", type=Path, help="instead of bench/RESULTS.md")
     given = parser.parse_args()
+    given.output = given.output or ROOT / "bench" / f"RESULTS{'-avx2' * given.avx2}.md"
     if not (given.model / "tokenizer.json").exists():
         parser.error(f"{given.model} holds no model: run `senryu pull`, or name its folder with --model")
     return given
@@ -332,7 +331,8 @@ def main() -> None:
     chosen = [workload for workload in WORKLOADS if workload.id in given.workloads]
     if MIX in given.workloads and BULK not in chosen:
         chosen.append(BULK)  # its lone rate is what the mix is compared with
-    run = Run([s for s in SERVERS if s.id in given.servers], chosen, MIX in given.workloads)
+    known = AVX2_SERVERS if given.avx2 else SERVERS
+    run = Run([s for s in known if s.id in given.servers], chosen, MIX in given.workloads)
     texts = counted(mix.read(given.data), given.model)
     about = machine(given, texts)
     extra = dict(pair.split("=", 1) for pair in given.env)

@@ -6,6 +6,7 @@ Knows pip and folders; not what is served. A failure is an Unavailable with its 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -54,11 +55,15 @@ def environment(name: str) -> Path:
     return python
 
 
+EXPORTED = ("onnx", "openvino", "gguf-f32", "gguf-q8_0")
+
+
 def exported(backend: str, model: Path) -> Path:
     """Return a copy of the model's folder with the files that a backend exports into it."""
     folder = FOLDER / "models" / backend
     stamp = folder / "stamp"
-    wanted = "".join((HERE / file).read_text("utf-8") for file in ("backends.py", "requirements-minimal.txt"))
+    files = ("backends.py", "requirements-minimal.txt", "requirements-llama.txt")
+    wanted = "".join((HERE / file).read_text("utf-8") for file in files)
     wanted += str(model.resolve())
     if stamp.exists() and stamp.read_text("utf-8") == wanted:
         return folder
@@ -66,12 +71,60 @@ def exported(backend: str, model: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(model, folder)
     print(f"exporting the {backend} files", file=sys.stderr)
-    _run(
-        [str(python), "-m", "baselines.backends", backend, str(folder)],
-        OFFLINE | {"PYTHONPATH": str(HERE.parent)},
-    )
+    command = [str(python), "-m", "baselines.backends", backend, str(folder)]
+    if backend.startswith("gguf-"):
+        of = backend.removeprefix("gguf-")
+        converter = _llama_sources() / "convert_hf_to_gguf.py"
+        command = [
+            str(python),
+            str(converter),
+            "--outtype",
+            of,
+            "--outfile",
+            f"{folder}/{of}.gguf",
+            str(folder),
+        ]
+    _run(command, OFFLINE | {"PYTHONPATH": str(HERE.parent)})
     stamp.write_text(wanted, "utf-8")
     return folder
+
+
+def llama_server() -> Path:
+    """Return llama.cpp's server, compiled for this processor."""
+    sources = _llama_sources()
+    program = sources / "build" / "bin" / "llama-server"
+    if program.exists():
+        return program
+    for tool in ("cmake", "c++"):
+        if not shutil.which(tool):
+            raise Unavailable(f"llama.cpp needs {tool} to be compiled: apt install cmake g++")
+    print("compiling llama.cpp: a quarter of an hour on two processors, once", file=sys.stderr)
+    build = ["-B", str(sources / "build"), "-S", str(sources), "-DCMAKE_BUILD_TYPE=Release"]
+    without = [f"-DLLAMA_{part}=OFF" for part in ("CURL", "BUILD_TESTS", "BUILD_UI")]
+    _run(["cmake", *build, *without, "-DGGML_NATIVE=ON"])
+    _run(["cmake", "--build", str(sources / "build"), "--target", "llama-server", "--parallel"])
+    return program
+
+
+def _llama_sources() -> Path:
+    folder, requirements = FOLDER / "llama", HERE / "requirements-llama.txt"
+    stamp, wanted = folder / "stamp", requirements.read_text("utf-8")
+    if not stamp.exists() or stamp.read_text("utf-8") != wanted:
+        _see_to_folder()
+        shutil.rmtree(folder, ignore_errors=True)
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        _run([*pip, "--no-binary", ":all:", "--dest", str(folder), "-r", str(requirements)])
+        (archive,) = folder.glob("*.tar.gz")
+        shutil.unpack_archive(archive, folder)
+        stamp.write_text(wanted, "utf-8")
+    (sources,) = folder.glob("*/vendor/llama.cpp")
+    return sources
+
+
+def llama_version() -> str:
+    """Name the package whose llama.cpp it is."""
+    (line,) = re.findall(r"^\S+==\S+", (HERE / "requirements-llama.txt").read_text("utf-8"), re.MULTILINE)
+    return f"llama.cpp of {line.replace('==', ' ')}"
 
 
 def versions(python: Path, packages: Sequence[str]) -> str:

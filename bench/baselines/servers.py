@@ -15,13 +15,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from baselines import install
+from baselines import avx2, install
 from baselines.install import OFFLINE, Unavailable
 
+LLAMA = "llama"  # the environment that is a program
 KEY = "inf-a-key-for-benchmarks-alone"
 NAME = "all-minilm-l6-v2"
 
@@ -35,18 +36,44 @@ class Server:
     environment: str
     arguments: tuple[str, ...]
     packages: tuple[str, ...]
-    backend: str = ""
+    backend: str = ""  # what the model is exported for
     least_cosine: float = 0.999  # of its vectors with the first server's
+    is_in_folder: bool = False  # it runs in the model's folder
+    is_capped: bool = False  # AVX-512 is hidden from it
+
+    def folder(self, model: Path) -> Path:
+        """Return the model's folder, with what the backend exports into it. Raises Unavailable."""
+        return install.exported(self.backend, model) if self.backend in install.EXPORTED else model
+
+    def program(self) -> Path:
+        """Return what is run, after installing it. Raises Unavailable."""
+        if self.environment == LLAMA:
+            return install.llama_server()
+        if not self.environment:
+            return Path(sys.executable)
+        python = install.environment(self.environment)
+        return avx2.copy_of(python) if self.is_capped else python
+
+    def versions(self) -> str:
+        """Say which versions of its packages are installed."""
+        if self.environment == LLAMA:
+            return install.llama_version()
+        return install.versions(self.program(), self.packages)
 
     def command(self, model: Path, port: int, home: str) -> list[str]:
         """Return the command line, after installing and exporting what it needs. Raises Unavailable."""
-        python = str(install.environment(self.environment) if self.environment else sys.executable)
-        folder = install.exported(self.backend, model) if self.backend in ("onnx", "openvino") else model
-        return [python, *(part.format(port=port, model=folder, home=home) for part in self.arguments)]
+        folder = self.folder(model)
+        return [
+            str(self.program()),
+            *(part.format(port=port, model=folder, home=home) for part in self.arguments),
+        ]
 
     def shown(self) -> str:
         """Return the command as the results show it, without this machine's paths."""
-        return " ".join(part.format(port="PORT", model="MODEL", home="HOME") for part in self.arguments)
+        program = "llama-server" if self.environment == LLAMA else "python"
+        return " ".join(
+            [program, *(part.format(port="PORT", model="MODEL", home="HOME") for part in self.arguments)]
+        )
 
 
 def _senryu(precision: str) -> Server:
@@ -56,14 +83,33 @@ def _senryu(precision: str) -> Server:
     return Server(f"senryu-{precision}", f"Senryu {precision}", "", arguments, packages, "", least)
 
 
-def _infinity(id_: str, title: str, *options: str) -> Server:
+def _infinity(id_: str, title: str, *options: str, engine: str = "torch", model: str = "{model}") -> Server:
     arguments = (
-        *("-m", "infinity_emb.cli", "v2", "--model-id", "{model}"),
-        *("--served-model-name", NAME, "--engine", "torch", "--device", "cpu", "--host", "127.0.0.1"),
+        *("-m", "infinity_emb.cli", "v2", "--model-id", model),
+        *("--served-model-name", NAME, "--engine", engine, "--device", "cpu", "--host", "127.0.0.1"),
         *("--port", "{port}", "--url-prefix", "/v1", "--log-level", "warning", *options),
     )
     packages = ("infinity-emb", "torch", "sentence-transformers", "transformers")
     return Server(id_, title, "infinity", arguments, packages)
+
+
+def _infinity_onnx() -> Server:
+    # NOTE: it finds a graph that is named by its folder only from within.
+    options = ("--pooling-method", "mean")
+    title = "infinity-emb, `--engine optimum` (ONNX)"
+    torch = _infinity("infinity-onnx", title, *options, engine="optimum", model=".")
+    packages = ("infinity-emb", "onnxruntime", "optimum", "optimum-onnx")
+    return replace(torch, environment="infinity-onnx", packages=packages, backend="onnx", is_in_folder=True)
+
+
+def _llama(of: str) -> Server:
+    arguments = (
+        *("-m", f"{{model}}/{of}.gguf", "--embeddings", "--pooling", "mean", "--alias", NAME),
+        *("--parallel", "32", "-c", "16384", "-b", "2048", "-ub", "2048", "--log-disable"),
+        *("--host", "127.0.0.1", "--port", "{port}", "--api-key", KEY),
+    )
+    least = 0.99 if of == "q8_0" else 0.999
+    return Server(f"llama-{of}", f"llama.cpp, {of}", LLAMA, arguments, (), f"gguf-{of}", least)
 
 
 def _minimal(id_: str, title: str, backend: str, precision: str, *packages: str) -> Server:
@@ -81,6 +127,7 @@ SERVERS = (
     _senryu("int8"),
     _infinity("infinity", "infinity-emb, default (torch)"),
     _infinity("infinity-bf16", "infinity-emb, torch, `--dtype bfloat16`", "--dtype", "bfloat16"),
+    _infinity_onnx(),
     _minimal("st-torch", f"{_ST}, PyTorch f32", "torch", "f32", _ST, "torch", "transformers"),
     _minimal(
         "st-openvino-bf16", f"{_ST}, OpenVINO bf16", "openvino", "bf16", _ST, "openvino", "optimum-intel"
@@ -94,14 +141,22 @@ SERVERS = (
         "onnxruntime",
         "tokenizers",
     ),
+    _llama("f32"),
+    _llama("q8_0"),
 )
 
-# What belongs in the comparison and is not in it, with the reason.
-MISSING = {
-    "infinity-emb on ONNX": "not tried: it needs its extra `optimum` and the exported file; ONNX Runtime itself "
-    "is measured behind the minimal server",
-    "llama.cpp's server": "not tried: it has to be compiled, and the model converted to its own format",
-}
+
+def _capped(server: Server) -> Server:
+    capped = replace(server, is_capped=True)
+    if server.environment:
+        return capped
+    return replace(capped, arguments=("-m", "baselines.older", *server.arguments[2:]))
+
+
+# Without AVX-512 no server here has bf16. llama.cpp is compiled for this very processor.
+AVX2_SERVERS = tuple(
+    _capped(server) for server in SERVERS if "bf16" not in server.id and server.environment != LLAMA
+)
 
 
 @dataclass(slots=True)
@@ -164,7 +219,7 @@ def start(server: Server, model: Path, extra: Mapping[str, str], seconds: float 
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
-            cwd=install.ROOT,
+            cwd=server.folder(model) if server.is_in_folder else install.ROOT,
             env={**os.environ, **_environment(server, home.name), **extra},
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -210,9 +265,10 @@ def _wait(running: Running, seconds: float) -> None:
 
 
 def _environment(server: Server, home: str) -> dict[str, str]:
+    here = {"PYTHONPATH": str(install.HERE.parent)}
     if not server.environment:
-        return {"SENRYU_HOME": home, "SENRYU_KEY": KEY, "SENRYU_LOG_LEVEL": "warning"}
-    return OFFLINE | {"PYTHONPATH": str(install.HERE.parent)}
+        return here | {"SENRYU_HOME": home, "SENRYU_KEY": KEY, "SENRYU_LOG_LEVEL": "warning"}
+    return OFFLINE | here | (avx2.environment() if server.is_capped else {})
 
 
 def _free_port() -> int:
