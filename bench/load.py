@@ -86,9 +86,13 @@ def percentile(latencies: Sequence[float], share: float) -> float:
 
 
 class Connection(asyncio.Protocol):
-    """One connection: a request, its answer, a random pause if there is to be one, the next request."""
+    """One connection: a request, its answer, a random pause if there is to be one, the next request.
 
-    def __init__(self, requests: Iterator[Request], result: Result, pause: float) -> None:
+    One that the server ends after an answer, as some do after a hundred, is opened again.
+    """
+
+    def __init__(self, url: str, requests: Iterator[Request], result: Result, pause: float) -> None:
+        self._url = url
         self._requests = requests
         self._result = result
         self._pause = pause
@@ -96,10 +100,16 @@ class Connection(asyncio.Protocol):
         self._whole = 0
         self._status = 0
         self._waiting = False
+        self._is_last = False
+        self._until = 0.0
+        self._opening: asyncio.Task[object] | None = None
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's own class is no subclass
+        if self._opening:
+            self._is_last = False
+            self._send()
 
     def start(self, until: float) -> None:
         """Send the first request, after a pause if there are to be pauses; send none after `until`."""
@@ -129,6 +139,7 @@ class Connection(asyncio.Protocol):
                 return
             head = bytes(self._received[:end]).lower()
             self._status = int(head[9:12])
+            self._is_last = b"\r\nconnection: close" in head
             length = head.find(b"content-length:")
             assert length >= 0, head
             self._whole = end + 4 + int(head[length + 15 :].split(b"\r\n", 1)[0])
@@ -140,11 +151,21 @@ class Connection(asyncio.Protocol):
         self._result.add(self._request, self._status, self._sent, time.perf_counter(), self._until)
         self._received.clear()
         self._whole = 0
-        self._next()
+        if self._is_last and time.perf_counter() < self._until:
+            self._transport.close()
+        else:
+            self._next()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._waiting:
             self._result.statuses[0] += 1
+        elif self._is_last and time.perf_counter() < self._until:
+            place = urlsplit(self._url)
+            opening = asyncio.get_running_loop().create_connection(
+                lambda: self, place.hostname or "", place.port or 80
+            )
+            self._opening = asyncio.ensure_future(opening)
+            return
         if not self.done.done():
             self.done.set_result(None)
 
@@ -183,7 +204,7 @@ async def load(
     protocols = []
     for number in range(connections):
         rotated = cycle([*requests[number * step :], *requests[: number * step]])
-        one = partial(Connection, rotated, result, pause)
+        one = partial(Connection, url, rotated, result, pause)
         _, protocol = await loop.create_connection(one, place.hostname or "", place.port or 80)
         protocols.append(protocol)
     until = time.perf_counter() + seconds

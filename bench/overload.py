@@ -65,8 +65,10 @@ class Seen(Result):
 class Client(Connection):
     """A connection that looks at retry-after, and keeps to it if it is honest."""
 
-    def __init__(self, requests: Iterator[Request], seen: Seen, pause: float, *, honest: bool) -> None:
-        super().__init__(requests, seen, pause)
+    def __init__(
+        self, url: str, requests: Iterator[Request], seen: Seen, pause: float, *, honest: bool
+    ) -> None:
+        super().__init__(url, requests, seen, pause)
         self._seen = seen
         self._honest = honest
         self._wait = 0.0
@@ -124,7 +126,9 @@ async def connected(url: str, requests: Sequence[Request], seen: Seen, pause: fl
     """Open one connection."""
     place = urlsplit(url)
     _, client = await asyncio.get_running_loop().create_connection(
-        lambda: Client(cycle(requests), seen, pause, honest=honest), place.hostname or "", place.port or 80
+        lambda: Client(url, cycle(requests), seen, pause, honest=honest),
+        place.hostname or "",
+        place.port or 80,
     )
     return client
 
