@@ -206,16 +206,23 @@ def mix_table(run: Run) -> str:
 
 
 def ratio_table(run: Run, ours: Server) -> str:
-    """Tabulate how many times each other server's rate ours is: the median over rounds of the ratio in a round."""
+    """Tabulate how many times each other server's rate ours is: the median over rounds of the ratio in a round.
+
+    There is none to a server that failed requests: what it answered says nothing of its rate.
+    """
     rows = []
     for other in run.measured():
         if other.id == ours.id:
             continue
         cells = []
         for workload in run.workloads:
-            pairs = zip(run.results[ours.id, workload.id], run.results[other.id, workload.id], strict=True)
-            ratios = [mine.texts_per_second / max(its.texts_per_second, 1e-9) for mine, its in pairs]
-            cells.append(f"{statistics.median(ratios):.2f} ×")
+            rounds = run.results[ours.id, workload.id], run.results[other.id, workload.id]
+            failures = sum(result.failures for results in rounds for result in results)
+            ratios = [
+                mine.texts_per_second / max(its.texts_per_second, 1e-9)
+                for mine, its in zip(*rounds, strict=True)
+            ]
+            cells.append(f"{failures} failed" if failures else f"{statistics.median(ratios):.2f} ×")
         rows.append([other.title, *cells])
     return table([f"{ours.title} against", *(workload.title for workload in run.workloads)], rows)
 
