@@ -207,12 +207,20 @@ def test_what_computes_a_model_is_said(
         ({"avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16"}, "auto", "ok"),
     ],
 )
+@pytest.mark.parametrize("is_there", [False, True])
 def test_kernels_that_are_not_built_are_a_warning_where_the_processor_could_run_them(
-    good: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: set[str], engine: str, state: str
+    good: Paths,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: set[str],
+    engine: str,
+    state: str,
+    is_there: bool,
 ) -> None:
     monkeypatch.setenv("SENRYU_ENGINE", engine)
-    monkeypatch.setattr(kernels, "LIBRARY", tmp_path / "missing.so")
-    monkeypatch.setattr(kernels, "run", lambda _: False)
+    monkeypatch.setattr(kernels, "LIBRARY", tmp_path / "old.so")
+    if is_there:
+        kernels.LIBRARY.write_bytes(b"of other sources")
     for module in ("senryu.engine.machine", "senryu.engine.kernels"):
         monkeypatch.setattr(f"{module}.processor_flags", lambda: frozenset(flags))
     (found,) = examined(code=0)["engine"]

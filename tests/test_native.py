@@ -180,21 +180,44 @@ def test_auto_takes_the_kernels_where_the_processor_runs_them_and_has_nothing_fa
     assert tuple(engine.choose_engine(spec, precision) for precision in order) == expected
 
 
+def test_int8_is_offered_where_our_kernels_alone_make_it_faster(
+    processor: Callable[[frozenset[str]], None], request: pytest.FixtureRequest
+) -> None:
+    engines.skip_without_kernels()
+    processor(AVX2)
+    assert engine.choose_precision("int8") is Precision.INT8
+    assert engine.choose_precision("auto") is Precision.F32
+    request.getfixturevalue("no_library")
+    with pytest.raises(SettingError, match=r"'int8' is not native .*; it has f32\.$"):
+        engine.choose_precision("int8")
+
+
 def test_on_an_older_processor_openvino_computes(
-    tiny_folder: Path, processor: Callable[[frozenset[str]], None]
+    tiny_folder: Path, processor: Callable[[frozenset[str]], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     processor(AVX2 - {"avx2"})
     spec = models.load_spec(tiny_folder)
     assert engine.load(spec, precision=Precision.F32, threads=1).name == "openvino"
+    assert caplog.messages == []  # nothing is missing that it could run
+    with pytest.raises(OSError, match="nothing for a processor without AVX2 and FMA"):
+        kernels.library()
     with pytest.raises(SettingError, match=r"engine: .* AVX2 and FMA, .* Take 'auto' or 'openvino'\.$"):
         engine.load(spec, precision=Precision.F32, threads=1, engine="native")
 
 
 @pytest.mark.usefixtures("no_library")
-def test_without_a_library_openvino_computes(tiny_folder: Path) -> None:
+def test_without_a_library_openvino_computes_and_that_is_said(
+    tiny_folder: Path, processor: Callable[[frozenset[str]], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    processor(AVX512)
     spec = models.load_spec(tiny_folder)
     assert not kernels.run(Precision.F32)
     assert engine.load(spec, precision=Precision.F32, threads=1).name == "openvino"
+    (said,) = caplog.messages
+    assert "OpenVINO computes it, slower than our own kernels would" in said
+    assert "senryu_kernels.so" in said
+    assert engine.load(spec, precision=Precision.F32, threads=1, engine="openvino").name == "openvino"
+    assert caplog.messages == [said]  # who asks for OpenVINO lacks nothing
     with pytest.raises(SettingError, match=r"engine: .* senryu_kernels\.so, .* Take 'auto' or 'openvino'\.$"):
         engine.load(spec, precision=Precision.F32, threads=1, engine="native")
 

@@ -102,7 +102,8 @@ def llama_server() -> Path:
     build = ["-B", str(sources / "build"), "-S", str(sources), "-DCMAKE_BUILD_TYPE=Release"]
     without = [f"-DLLAMA_{part}=OFF" for part in ("CURL", "BUILD_TESTS", "BUILD_UI")]
     _run(["cmake", *build, *without, "-DGGML_NATIVE=ON"])
-    _run(["cmake", "--build", str(sources / "build"), "--target", "llama-server", "--parallel"])
+    jobs = str(os.cpu_count() or 1)  # NOTE: without a number make starts all of them at once
+    _run(["cmake", "--build", str(sources / "build"), "--target", "llama-server", "--parallel", jobs])
     return program
 
 

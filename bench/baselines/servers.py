@@ -267,6 +267,8 @@ def _wait(running: Running, seconds: float) -> None:
 def _environment(server: Server, home: str) -> dict[str, str]:
     here = {"PYTHONPATH": str(install.HERE.parent)}
     if not server.environment:
+        # NOTE: this checkout's Senryu, whichever one the environment was made for.
+        here["PYTHONPATH"] += f"{os.pathsep}{install.ROOT / 'src'}"
         return here | {"SENRYU_HOME": home, "SENRYU_KEY": KEY, "SENRYU_LOG_LEVEL": "warning"}
     return OFFLINE | here | (avx2.environment() if server.is_capped else {})
 

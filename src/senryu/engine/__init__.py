@@ -141,6 +141,10 @@ def load(spec: ModelSpec, *, precision: Precision, threads: int, engine: str = "
     chosen = choose_engine(spec, precision) if engine == "auto" else engine
     if chosen != "exported":
         _check_ours(spec, chosen)
+    if engine == "auto" and chosen == "openvino" and suits_kernels(precision):
+        logger.warning(
+            "%s: OpenVINO computes it, slower than our own kernels would: %s", spec.id, kernels.lack()
+        )
     try:
         return _open(chosen, spec, precision, threads)
     except kernels.NotComputed as error:

@@ -82,7 +82,7 @@ def engine(installation: Installation) -> Iterator[Finding]:
         if settings.engine in ("auto", "native") and _lacks_kernels(precision):
             yield warning(
                 "engine",
-                f"{found or 'no model is here yet'}; this processor could run our own kernels, which are not built",
+                f"{found or 'no model is here yet'}; this processor could run our own kernels, which are not built, or are old",
                 "`make serve` builds them: apt install gcc libc6-dev, or let it fetch a compiler",
             )
         elif found:
@@ -90,8 +90,8 @@ def engine(installation: Installation) -> Iterator[Finding]:
 
 
 def _lacks_kernels(precision: Precision) -> bool:
-    """Tell whether it is the library alone that is missing."""
-    return suits_kernels(precision) and not kernels.LIBRARY.exists()
+    """Tell whether it is the library alone that is missing, or of other sources."""
+    return suits_kernels(precision) and not kernels.run(precision)
 
 
 def memory(installation: Installation) -> Iterator[Finding]:

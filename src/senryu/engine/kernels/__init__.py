@@ -159,8 +159,11 @@ def instruction_set() -> InstructionSet | None:
 
 
 def library() -> Any:
-    """Load what the library has for this processor. Raises OSError where there is none, or one of other sources."""
-    return _loaded(LIBRARY, instruction_set() or InstructionSet.AVX2)
+    """Load what the library has for this processor. Raises OSError where that is nothing, or of other sources."""
+    of = instruction_set()
+    if of is None:
+        raise OSError(f"{LIBRARY}: has nothing for a processor without AVX2 and FMA")
+    return _loaded(LIBRARY, of)
 
 
 _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
@@ -200,19 +203,23 @@ def _loaded(path: Path, of: InstructionSet) -> Any:
 def suit(precision: Precision) -> bool:
     """Tell whether this processor multiplies in a precision by the kernels, were there a library."""
     formats = {FORMATS[between_products(precision)], *((Format.U8,) if precision is Precision.INT8 else ())}
-    needed = _FLAGS[instruction_set() or InstructionSet.AVX2]
+    of = instruction_set()
+    needed = _FLAGS[of] if of else {}
     return all(each in needed and needed[each] <= processor_flags() for each in formats)
+
+
+def lack() -> str | None:
+    """Return why there is no library for this processor, None where there is one."""
+    try:
+        library()
+    except OSError as error:
+        return str(error)
+    return None
 
 
 def run(precision: Precision) -> bool:
     """Tell whether there is a library, and this processor multiplies in a precision by it."""
-    if not suit(precision):
-        return False
-    try:
-        library()
-    except OSError:
-        return False
-    return True
+    return suit(precision) and lack() is None
 
 
 def address(array: NDArray[Any]) -> int:
