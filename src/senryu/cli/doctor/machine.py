@@ -82,7 +82,7 @@ def engine(installation: Installation) -> Iterator[Finding]:
         if settings.engine in ("auto", "native") and _lacks_kernels(precision):
             yield warning(
                 "engine",
-                f"{found or 'no model is here yet'}; this processor could run our own kernels, which are not built, or are old",
+                f"{found or 'no model is here yet'}; our own kernels could run here: they are not built, or old",
                 "`make serve` builds them: apt install gcc libc6-dev, or let it fetch a compiler",
             )
         elif found:
