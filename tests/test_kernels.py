@@ -233,6 +233,23 @@ def test_an_activation_is_as_exact_as_promised(tmp_path: Path, kind: Any) -> Non
     assert worst.max() <= 0, (table.flat[worst.argmax()], given.flat[worst.argmax()])
 
 
+def test_a_gelu_that_becomes_eight_bits_is_rough_by_far_less_than_they_are(tmp_path: Path) -> None:
+    """NOTE: numbers that are rounded to 256 levels in the end need no more than three right digits before."""
+    table = np.resize(np.linspace(-9, 9, 50_001).astype(np.float32), (3_126, 16))
+    low, high = np.full(16, -0.17, np.float32), np.full(16, 1.0, np.float32)
+    windows = {"x": at_mean(low, high, (low + high) / 2)}
+    tensors = {"table.weight": table, "x.weight": np.eye(16, dtype=np.float32)}
+
+    def describe(ops: Any) -> Any:
+        return ops.linear("x", ops.activation("gelu", look_up(ops)), bias=False)
+
+    plan = SmallPlan(tmp_path, tensors, describe, windows=windows)
+    exact = np.clip(plan.exact(singles(len(table))), low, high)
+    wrong = np.abs(plan.run(singles(len(table))) - exact)
+    half_a_level = (high - low)[0] / 255 / 2
+    assert half_a_level * 0.99 < wrong.max() < half_a_level * 1.15
+
+
 @pytest.mark.parametrize("kind", ERRORS)
 def test_an_activation_of_a_huge_number_is_its_limit(tmp_path: Path, kind: Any) -> None:
     table = of_points(HUGE)

@@ -21,7 +21,7 @@ from senryu.models import ModelSpec
 from senryu.types import Batch, Precision, Vectors
 
 # NOTE: raise it with every change of what is computed, here, in plan or in the kernels: other sums are other bits.
-ARITHMETIC = 1
+ARITHMETIC = {Precision.F32: 1, Precision.BF16: 1, Precision.INT8: 2}
 
 # NOTE: any texts could run together, for nothing is padded. But then a short text's batch would be filled up with long
 # ones, and its answer would wait for them.
@@ -50,7 +50,7 @@ class NativeEngine:
         self.loss = calibration.loss if calibration else None
         between = between_products(precision)
         windows = f" windows={calibration.fingerprint} {between.value}" if calibration else ""
-        self.signature = f"native-{ARITHMETIC} {precision.value}{windows} {processor_name()}"
+        self.signature = f"native-{ARITHMETIC[precision]} {precision.value}{windows} {processor_name()}"
         self._include_prompt = spec.include_prompt
         self._model = Model(spec)  # NOTE: kept, because steps read tables where they lie in its files
         formats = Formats(kernels.FORMATS[between], kernels.FORMATS[between])

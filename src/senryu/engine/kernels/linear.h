@@ -12,10 +12,11 @@ typedef struct {
 } ending;
 
 INLINE floats scaled(const step *s, floats sum, long column) {
-    if (s->in_format == U8) sum = from_integers(sum);
-    if (s->scale) sum = multiply(sum, read(s->scale + column));
-    if (s->bias) sum = add(sum, read(s->bias + column));
-    return sum;
+    if (s->in_format == U8) {
+        floats bias = s->bias ? read(s->bias + column) : splat(0.0f);
+        return multiply_add(from_integers(sum), read(s->scale + column), bias);
+    }
+    return s->bias ? add(sum, read(s->bias + column)) : sum;
 }
 
 INLINE floats merged(const ending *e, floats x, long column, lanes mask, long row) {
@@ -25,12 +26,13 @@ INLINE floats merged(const ending *e, floats x, long column, lanes mask, long ro
 }
 
 INLINE void activate_vectors(int activation, floats *x, int vectors) {
-    if (activation == GELU) {
-        gelus(x, vectors);
-        return;
-    }
+    switch (activation) {
+        case GELU: gelus(x, vectors); break;
+        case ROUGH_GELU: rough_gelus(x, vectors); break;
+        default:
 #pragma GCC unroll 4
-    for (int v = 0; v < vectors; v++) x[v] = activate(activation, x[v]);
+            for (int v = 0; v < vectors; v++) x[v] = activate(activation, x[v]);
+    }
 }
 
 INLINE void end_vectors(const ending *e, int activation, int vectors, const float *block, long begin, long end,
@@ -64,10 +66,12 @@ INLINE void end_tile(const ending *e, int activation, const float *block, long b
 
 // NOTE: an activation chosen in the innermost loop would be chosen for every vector.
 static void end_tile_by_activation(const ending *e, const float *block, long begin, long end, long column) {
-    switch (e->step->activation) {
+    int activation = activation_of(e->step, e->to);
+    switch (activation) {
         case IDENTITY: end_tile(e, IDENTITY, block, begin, end, column); break;
         case GELU: end_tile(e, GELU, block, begin, end, column); break;
-        default: end_tile(e, e->step->activation, block, begin, end, column);
+        case ROUGH_GELU: end_tile(e, ROUGH_GELU, block, begin, end, column); break;
+        default: end_tile(e, activation, block, begin, end, column);
     }
 }
 

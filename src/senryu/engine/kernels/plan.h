@@ -22,7 +22,8 @@ enum operation {
     POOL,
 };
 
-enum activation { IDENTITY, GELU, GELU_TANH, RELU, SILU, TANH };
+// ROUGH_GELU stands in no plan: GELU is that where the result becomes eight bits and nothing else.
+enum activation { IDENTITY, GELU, GELU_TANH, RELU, SILU, TANH, ROUGH_GELU };
 
 enum pooling { MEAN, CLS, MAX, MEAN_SQRT_LEN, WEIGHTED_MEAN, LAST_TOKEN };
 

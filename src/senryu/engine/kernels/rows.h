@@ -43,6 +43,11 @@ INLINE void store_vectors(const store *to, long row, long column, const floats *
                   to->u8_shift + column);
 }
 
+INLINE int activation_of(const step *s, const store *to) {
+    int becomes_bytes_alone = to->out[U8] && !to->out[F32] && !to->out[BF16];
+    return s->activation == GELU && becomes_bytes_alone ? ROUGH_GELU : s->activation;
+}
+
 typedef struct {
     const char *base;
     long stride;
@@ -66,22 +71,24 @@ static void gather(const step *s, const int32_t *ids, const store *to, long begi
     }
 }
 
-INLINE floats combined(const step *s, const float *a, const float *b, long c) {
+INLINE floats combined(const step *s, int activation, const float *a, const float *b, long c) {
     floats x = load(a, c, s->outputs);
     switch (s->operation) {
         case ADD: return add(x, load(b, c, s->outputs));
         case ADD_ROW: return add(x, load(s->bias, c, s->outputs));
         case MULTIPLY: return multiply(x, load(b, c, s->outputs));
         case SCALE: return multiply(x, splat(s->factor));
-        case ACTIVATION: return activate(s->activation, x);
+        case ACTIVATION: return activate(activation, x);
     }
     return x;
 }
 
 static void combine(const step *s, rows_of a, rows_of b, const store *to, long begin, long end) {
+    int activation = activation_of(s, to);
     for (long row = begin; row < end; row++) {
         const float *left = row_at(a, row), *right = b.base ? row_at(b, row) : 0;
-        for (long c = 0; c < s->outputs; c += 16) store_vector(to, row, c, s->outputs, combined(s, left, right, c));
+        for (long c = 0; c < s->outputs; c += 16)
+            store_vector(to, row, c, s->outputs, combined(s, activation, left, right, c));
     }
 }
 
