@@ -18,7 +18,7 @@ serve:  ## Install what is missing, fetch the model once, serve on 127.0.0.1:808
 
 test:  ## Run every test.
 	@scripts/venv dev
-	@exec env OPENBLAS_NUM_THREADS=1 $(PYTHON_OF_VENV) -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
+	@exec env OPENBLAS_NUM_THREADS=1 $(PYTHON_OF_VENV) -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 # NOTE: the SDKs drive the server of .venv from outside: neither environment holds the other's packages.
 test-clients:  ## Drive a server with every vendor's SDK, and run docs/clients.md as written.

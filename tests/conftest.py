@@ -17,6 +17,11 @@ from server import Server, senryu
 from tiny import FOUR_PROMPTS, Reference, make_model
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many processes run tests: one more than processors, because many tests wait."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL; tests that need one are skipped where there is none."""

@@ -130,7 +130,7 @@ def test_a_texts_bits_do_not_depend_on_its_batch(
 ) -> None:
     loaded = engines.load(default_spec, chosen, precision, threads)
     assert loaded.reproducible
-    texts = random_texts(80, 80, vocabulary=30000)
+    texts = random_texts(50, 80, vocabulary=30000)
     alone = run_each(loaded, texts)
     for seed in range(2):
         for indices in batches_of(loaded, texts, seed):
@@ -190,7 +190,7 @@ def test_memory_stays_bounded_whatever_shapes_batches_have(
         "rng = random.Random(0)\n"
         "buckets = range(16, 257, 16)\n"
         "for _ in range(2):\n"
-        "    for _ in range(120):\n"
+        "    for _ in range(80):\n"
         "        bucket = rng.choice(buckets)\n"
         "        n = rng.randint(1, 512 // bucket)\n"
         "        lengths = np.array([rng.randint(bucket - 15, bucket) for _ in range(n)], np.int32)\n"
@@ -207,7 +207,7 @@ def test_memory_stays_bounded_whatever_shapes_batches_have(
     )
     halfway, end = map(int, done.stdout.split())  # KiB
     assert end < 400 * 1024
-    assert end - halfway < 100 * 120  # less than 100 KiB a batch
+    assert end - halfway < 100 * 80  # less than 100 KiB a batch
 
 
 def test_a_precision_that_the_processor_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -276,15 +276,21 @@ def test_every_family_stays_close_to_f32(family: Family, chosen: str) -> None:
     assert cosines.mean() < 0.9999999  # or nothing was quantised
 
 
+@pytest.fixture(scope="module")
+def all_split(family: Family) -> Calibration:
+    """The family's calibration if every layer is split that can be."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(windows, "SPLIT_NOISE", np.inf)
+        patch.setattr(windows, "ADDED_SHARE", 0.2)  # of few channels
+        return calibrate(family.spec, family.texts[:50], threads=2)
+
+
 @pytest.mark.parametrize("chosen", OURS)
 def test_every_family_stays_close_where_all_is_split_that_can_be(
-    family: Family, chosen: str, monkeypatch: pytest.MonkeyPatch
+    family: Family, all_split: Calibration, chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(windows, "SPLIT_NOISE", np.inf)
-    monkeypatch.setattr(windows, "ADDED_SHARE", 0.2)  # of few channels
-    made = calibrate(family.spec, family.texts[:50], threads=2)
-    assert any(of.is_split for of in made.windows.values())
-    monkeypatch.setattr(int8, "find", lambda _: made)
+    assert any(of.is_split for of in all_split.windows.values())
+    monkeypatch.setattr(int8, "find", lambda _: all_split)
     unseen = [ids.tolist() for ids in family.texts[50:]]
     exact = run_each(loaded(family.spec, Precision.F32, chosen=chosen), unseen)
     ready = loaded(family.spec, chosen=chosen)
