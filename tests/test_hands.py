@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -15,9 +16,11 @@ import engines
 from fake_engine import POISON, FakeEngine
 from senryu import models
 from senryu.engine.hands import Hands
-from senryu.engine.kernels import PLACES, InstructionSet
+from senryu.engine.kernels import PLACES, InstructionSet, NotComputed
 from senryu.engine.native import NativeEngine
-from senryu.types import Batch, Vectors
+from senryu.types import Batch, Precision, Vectors
+from test_encoders import FAMILIES, model_of
+from test_engine import NATIVE
 from tiny import make_model
 
 Answer = Vectors | Exception
@@ -118,6 +121,52 @@ def test_a_batch_that_outlasts_hundreds_of_others_keeps_its_place(native: Native
         assert [answer.tobytes() for answer in long.answers if isinstance(answer, np.ndarray)] == [first]
 
     run(test, threads=2)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("precision", NATIVE)
+def test_a_batch_that_runs_alone_has_the_bits_that_it_has_without_help(
+    family: str, precision: Precision, tmp_path: Path
+) -> None:
+    engines.skip_without_kernels(precision)
+    try:
+        loaded = engines.load(model_of(tmp_path, family), "native", precision)
+    except NotComputed as error:
+        pytest.skip(str(error))
+    batches = [batch(*lengths) for lengths in ([1], [13], [60, 2], [33] * 9, [17] * 30)]
+
+    async def test(hands: Hands) -> None:
+        for one in batches * 3:
+            told = Told()
+            hands.start(loaded, one, told)  # each when the last is done, so each alone
+            await told.came.wait()
+            (answer,) = told.answers
+            assert isinstance(answer, np.ndarray)
+            assert answer.tobytes() == loaded.run(one).tobytes()
+
+    run(test, threads=4)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a thread's processor time is read from /proc")
+def test_threads_that_have_nothing_to_do_help_a_batch_that_runs_alone(native: NativeEngine) -> None:
+    async def test(hands: Hands) -> None:
+        before, told = processor_times(), Told()
+        hands.start(native, LONG, told)
+        await told.came.wait()
+        spent = [time - before.get(thread, 0) for thread, time in processor_times().items()]
+        helped = sorted(spent)[-2:]
+        assert helped[0] > 0.2 * helped[1] > 0
+
+    run(test, threads=2)
+
+
+def processor_times() -> dict[str, int]:
+    """Return the ticks that each thread of this process has had so far."""
+    fields = {
+        task.name: (task / "stat").read_text().rpartition(")")[2].split()
+        for task in Path("/proc/self/task").iterdir()
+    }
+    return {thread: int(of[11]) + int(of[12]) for thread, of in fields.items()}
 
 
 def test_more_can_lie_ready_than_there_are_places(native: NativeEngine) -> None:

@@ -151,6 +151,7 @@ class _Crew:
             addressof(prepared.table),
             kernels.address(prepared.arena),
             kernels.address(prepared.vectors),
+            has_company=not self._under_way and len(self._threads) > 1,
         )
         self._under_way.append(_Posted(task, engine, prepared, tell))
         # NOTE: the desk is never full but of halves of failed batches, or where a thread stands still in taking one.

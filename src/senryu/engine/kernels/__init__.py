@@ -22,7 +22,7 @@ from senryu.types import Precision
 LIBRARY = Path(__file__).with_name("senryu_kernels.so")
 
 # What a library of other sources would misunderstand; plan.h's too.
-VERSION = 6
+VERSION = 7
 ALIGNMENT = 64
 COLUMNS = 64  # of the widest panel of a packed weight
 PLACES = 256  # of a desk
@@ -138,7 +138,18 @@ class Task(Structure):
     _fields_ = (
         *((name, c_void_p) for name in ("plan", "batch", "arena", "vectors")),
         *((name, c_int64) for name in ("began", "ended")),
-        *((name, c_int32) for name in ("is_done", "padding")),
+        *((name, c_int32) for name in ("is_done", "has_company")),
+    )
+
+
+class Gang(Structure):
+    """The step of a batch that threads without one help with."""
+
+    _fields_ = (
+        ("shares", c_int64),
+        *((name, c_int32) for name in ("done", "is_open")),
+        *((name, c_void_p) for name in ("run", "step")),
+        *((name, c_int64) for name in ("begin", "end")),
     )
 
 
@@ -149,6 +160,7 @@ class Desk(Structure):
         ("counts", c_int64),
         *((name, c_int32) for name in ("news", "sleepers", "is_closed", "bell")),
         ("tasks", c_void_p * PLACES),
+        ("gang", Gang),
     )
 
 

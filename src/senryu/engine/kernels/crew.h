@@ -1,7 +1,7 @@
 // A crew: threads that run what lies on a desk, one batch after the other, with no word of Python in between.
-// Knows Linux's futex and eventfd by number, for there is no libc here; what a batch computes is run_plan's.
+// Knows futexes and eventfds; what a batch computes is run_plan's.
 #pragma once
-#include "plan.h"
+#include "gang.h"
 #include "unit.h"
 
 #define PLACES 256  // of a desk; one is free again when its task was picked up or taken back
@@ -12,7 +12,8 @@ typedef struct {
     char *arena;
     float *vectors;
     int64_t began, ended;  // nanoseconds, CLOCK_MONOTONIC
-    int32_t is_done, padding;
+    int32_t is_done;
+    int32_t has_company;  // of threads that have nothing to do
 } task;
 
 typedef struct {
@@ -21,27 +22,10 @@ typedef struct {
     int32_t is_closed;
     int32_t bell;  // an eventfd, rung for every task that is done
     task *tasks[PLACES];
+    gang gang;
 } desk;
 
-enum { WRITE = 1, FUTEX = 202, CLOCK_GETTIME = 228 };
-enum { FUTEX_WAIT_PRIVATE = 128, FUTEX_WAKE_PRIVATE = 129 };
-enum { MONOTONIC = 1 };
-
-static long ask_system(long number, long a, long b, long c, long d) {
-    register long fourth __asm__("r10") = d;
-    long result;
-    __asm__ volatile("syscall"
-                     : "=a"(result)
-                     : "a"(number), "D"(a), "S"(b), "d"(c), "r"(fourth)
-                     : "rcx", "r11", "memory");
-    return result;
-}
-
-static int64_t now(void) {
-    int64_t time[2];
-    ask_system(CLOCK_GETTIME, MONOTONIC, (long)time, 0, 0);
-    return time[0] * 1000000000 + time[1];
-}
+enum { HELPERS = 7 };  // that are woken for a batch without others
 
 static uint32_t posted(uint64_t counts) { return (uint32_t)counts; }
 static uint32_t taken(uint64_t counts) { return (uint32_t)(counts >> 32); }
@@ -68,16 +52,30 @@ static void tell(desk *d, int32_t sleepers) {
         ask_system(FUTEX, (long)&d->news, FUTEX_WAKE_PRIVATE, sleepers, 0);
 }
 
-static void run_plan(const plan *p, const batch *b, char *arena, float *vectors);
+static void run_plan(const plan *p, const batch *b, char *arena, float *vectors, gang *company);
 
 static void run_task(desk *d, task *t) {
     int64_t one = 1;
+    gang *company = t->has_company && open_gang(&d->gang) ? &d->gang : 0;
+    if (company) tell(d, HELPERS);
     t->began = now();
-    run_plan(t->plan, t->batch, t->arena, t->vectors);
+    run_plan(t->plan, t->batch, t->arena, t->vectors, company);
+    if (company) close_gang(company);
     OF_THIS_PROCESSOR(to_length_1)(t->vectors, t->batch->texts, t->plan->steps[t->plan->step_count - 1].outputs);
     t->ended = now();
     __atomic_store_n(&t->is_done, 1, __ATOMIC_SEQ_CST);
     ask_system(WRITE, d->bell, (long)&one, sizeof one, 0);
+}
+
+static int is_empty(desk *d) {
+    uint64_t seen = __atomic_load_n(&d->counts, __ATOMIC_SEQ_CST);
+    return taken(seen) == posted(seen);
+}
+
+// Take shares of the batch that has company, until it is done or there is another one to run.
+static void help(desk *d) {
+    for (long looks = 1; is_open(&d->gang) && is_empty(d); looks++)
+        if (!take_share(&d->gang)) look_again(looks);
 }
 
 // Run tasks until the desk is closed and empty.
@@ -87,6 +85,8 @@ EXPORT void OF_THIS_PROCESSOR(serve)(desk *d) {
         task *t = take(d);
         if (t) {
             run_task(d, t);
+        } else if (is_open(&d->gang)) {
+            help(d);
         } else if (__atomic_load_n(&d->is_closed, __ATOMIC_SEQ_CST)) {
             return;
         } else {

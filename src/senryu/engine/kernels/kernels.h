@@ -10,15 +10,16 @@
 #include "linear.h"
 #include "pooling.h"
 
-static void attention(const run *r, const step *s) {
+// The heads that share the keys from `first_keys` to before `last_keys`.
+static void attention(const run *r, const step *s, long first_keys, long last_keys, char *scratch_at) {
     const batch *b = r->batch;
     int format = s->in_format;
     rows_of queries = rows_in(r, s->in), keys = rows_in(r, s->second), values = rows_in(r, s->third);
     store to = results_of(r, s);
     long head = s->inputs / s->heads, shared = s->heads / s->key_heads, first_row = 0;
     for (int text = 0; text < b->texts; first_row += b->lengths[text++]) {
-        attention_scratch scratch = attention_layout(r->scratch, format, b->lengths[text], head);
-        for (long number = 0; number < s->heads; number++) {
+        attention_scratch scratch = attention_layout(scratch_at, format, b->lengths[text], head);
+        for (long number = first_keys * shared; number < last_keys * shared; number++) {
             long key_head = number / shared;
             head_of_text h = {
                 .queries = queries.base + first_row * queries.stride + bytes_of(format, number * head),
@@ -59,7 +60,7 @@ static void run_rows(const run *r, const step *s, long begin, long end) {
     rows_of in = rows_in(r, s->in);
     switch (s->operation) {
         case GATHER: gather(s, ids_of(r, s), &to, begin, end); break;
-        case LINEAR: linear(r, s, &to, begin, end); break;
+        case LINEAR: linear(r, s, &to, begin, end, 0, s->outputs); break;
         case LAYER_NORM: layer_norm(s, in, &to, begin, end); break;
         case RMS_NORM: rms_norm(s, in, &to, begin, end); break;
         case ROTARY: rotary(s, in, r->positions, &to, begin, end); break;
@@ -70,13 +71,50 @@ static void run_rows(const run *r, const step *s, long begin, long end) {
 
 static int takes_all(const step *s) { return s->operation == ATTENTION || s->operation == POOL; }
 
+enum { ROWS_OF_A_SHARE = 16 };
+
+// How many shares a step has: of a linear layer panels, of attention heads that share their keys, else rows.
+static long shares_of_step(const run *r, const step *s, long rows) {
+    switch (s->operation) {
+        case LINEAR: return least(MOST_SHARES, up(s->outputs, COLUMNS) / COLUMNS);
+        case ATTENTION: return least(r->scratches, s->key_heads);
+        default: return least(MOST_SHARES, up(rows, ROWS_OF_A_SHARE) / ROWS_OF_A_SHARE);
+    }
+}
+
+// Where a share begins of so many units; the next one begins where it ends.
+static long begin_of(long share, long shares, long units) { return units * share / shares; }
+
+static void run_share(const run *r, const step *s, long begin, long end, long share, long shares) {
+    if (s->operation == LINEAR) {
+        store to = results_of(r, s);
+        long panels = up(s->outputs, COLUMNS) / COLUMNS;
+        long first_panel = begin_of(share, shares, panels), last_panel = begin_of(share + 1, shares, panels);
+        linear(r, s, &to, begin, end, first_panel * COLUMNS, least(s->outputs, last_panel * COLUMNS));
+    } else if (s->operation == ATTENTION) {
+        attention(r, s, begin_of(share, shares, s->key_heads), begin_of(share + 1, shares, s->key_heads),
+                  r->scratch + share * r->scratch_bytes);
+    } else {
+        long rows = up(up(end - begin, shares) / shares, ROWS_OF_A_SHARE), first_row = begin + share * rows;
+        run_rows(r, s, least(end, first_row), least(end, first_row + rows));
+    }
+}
+
+static void run_step(const run *r, const step *s, long begin, long end) {
+    long shares = r->company ? shares_of_step(r, s, end - begin) : 1;
+    if (shares > 1)
+        run_together(r->company, r, s, begin, end, (uint32_t)shares);
+    else
+        run_share(r, s, begin, end, 0, 1);
+}
+
 // Run the steps up to the next that takes all rows, block by block; returns the number of that step.
 static int run_blocks(run *r, int begin, long rows) {
     int end = begin;
     while (end < r->plan->step_count && !takes_all(&r->plan->steps[end])) end++;
     for (r->first = 0; r->first < rows; r->first += r->plan->block)
         for (int i = begin; i < end; i++)
-            run_rows(r, &r->plan->steps[i], r->first, least(r->first + r->plan->block, rows));
+            run_step(r, &r->plan->steps[i], r->first, least(r->first + r->plan->block, rows));
     r->first = 0;
     return end;
 }
@@ -90,7 +128,7 @@ static void run_steps(run *r) {
             continue;
         }
         if (s->operation == ATTENTION) {
-            attention(r, s);
+            run_step(r, s, 0, rows);
         } else {
             pool(r, s);
             rows = r->batch->texts;
@@ -129,18 +167,22 @@ static long longest_of(const batch *b, int32_t positions, int32_t id_count) {
     return beyond ? 0 : longest;
 }
 
+// How many shares attention has at most. NOTE: memory that no share writes to is none, but it counts until then.
+static long scratches_of(long bytes) { return most(1, least(8, (4L << 20) / bytes)); }
+
 // Bytes of an arena, which begins at a multiple of 64, for a batch; −1 for one that the model cannot read.
 EXPORT int64_t OF_THIS_PROCESSOR(arena_bytes)(const plan *p, const batch *b, int32_t positions, int32_t id_count) {
     long tokens = b->tokens, longest = longest_of(b, positions, id_count);
     if (!longest) return -1;
     long bytes = up(8L * p->slot_count, 64) + 2 * up(4 * tokens, 64);
     for (int i = 0; i < p->slot_count; i++) bytes += p->slots[i].row_bytes * rows_held(p, &p->slots[i], tokens);
-    return bytes + attention_bytes(p->attention, longest, p->head);
+    long scratch = attention_bytes(p->attention, longest, p->head);
+    return bytes + scratch * scratches_of(scratch);
 }
 
-// Run a plan; the last step's result, F32 [texts, outputs], is copied to `vectors`.
-static void run_plan(const plan *p, const batch *b, char *arena, float *vectors) {
-    run r = {.plan = p, .batch = b, .slots = (char **)arena};
+// Run a plan; the last step's result, F32 [texts, outputs], is copied to `vectors`. `company`: whose threads may help.
+static void run_plan(const plan *p, const batch *b, char *arena, float *vectors, gang *company) {
+    run r = {.plan = p, .batch = b, .slots = (char **)arena, .company = company};
     char *at = arena + up(8L * p->slot_count, 64);
     int32_t *positions = (int32_t *)at, *padded = (int32_t *)(at + up(4L * b->tokens, 64));
     at += 2 * up(4L * b->tokens, 64);
@@ -149,6 +191,10 @@ static void run_plan(const plan *p, const batch *b, char *arena, float *vectors)
         at += p->slots[i].row_bytes * rows_held(p, &p->slots[i], b->tokens);
     }
     r.positions = positions, r.padded = padded, r.scratch = at;
+    long longest = 0;
+    for (int text = 0; text < b->texts; text++) longest = most(longest, b->lengths[text]);
+    r.scratch_bytes = attention_bytes(p->attention, longest, p->head);
+    r.scratches = scratches_of(r.scratch_bytes);
     fill_positions(b, p->padding_id, positions, padded);
     run_steps(&r);
     const step *last = &p->steps[p->step_count - 1];
@@ -159,7 +205,9 @@ static void run_plan(const plan *p, const batch *b, char *arena, float *vectors)
                         load(row_at(result, text), c, last->outputs));
 }
 
-EXPORT void OF_THIS_PROCESSOR(run)(const plan *p, const batch *b, char *arena, float *vectors) { run_plan(p, b, arena, vectors); }
+EXPORT void OF_THIS_PROCESSOR(run)(const plan *p, const batch *b, char *arena, float *vectors) {
+    run_plan(p, b, arena, vectors, 0);
+}
 
 // To the nearest bf16, ties to even.
 static uint32_t rounded(float x) {
@@ -194,7 +242,7 @@ EXPORT void OF_THIS_PROCESSOR(pack)(int32_t format, const char *weight, int64_t 
     }
 }
 
-EXPORT int32_t OF_THIS_PROCESSOR(plan_version)(void) { return 6; }
+EXPORT int32_t OF_THIS_PROCESSOR(plan_version)(void) { return 7; }
 EXPORT int64_t OF_THIS_PROCESSOR(sizes)(int32_t which) {
     const int64_t sizes[] = {sizeof(slot), sizeof(step), sizeof(plan), sizeof(batch), sizeof(task), sizeof(desk)};
     return which >= 0 && which < (int32_t)(sizeof sizes / sizeof *sizes) ? sizes[which] : 0;

@@ -81,12 +81,14 @@ static long tile_end(long row, long end) {
     return left > ROWS && left < 2 * ROWS ? row + (left + 1) / 2 : least(row + ROWS, end);
 }
 
-static void linear(const run *r, const step *s, const store *to, long begin, long end) {
+// The outputs from `first_panel` to before `last_panel`, which begin panels, of rows `begin` to before `end`.
+static void linear(const run *r, const step *s, const store *to, long begin, long end, long first_panel,
+                   long last_panel) {
     rows_of in = rows_in(r, s->in);
     ending e = {s, to, rows_in(r, s->second), rows_in(r, s->third)};
     long words = s->inputs / per_word[s->in_format];
     float block[ROWS * COLUMNS] __attribute__((aligned(64)));
-    for (long panel = 0; panel < s->outputs; panel += COLUMNS) {
+    for (long panel = first_panel; panel < last_panel; panel += COLUMNS) {
         const floats *weight = (const floats *)((const char *)s->weight + panel * words * 4);
         long vectors = least(COLUMNS, up(s->outputs - panel, 16)) / 16;
         for (long row = begin, next; row < end; row = next) {

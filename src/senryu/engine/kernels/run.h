@@ -1,14 +1,16 @@
 // One run of a plan: where its tensors lie. Knows slots and blocks; no operation.
 #pragma once
-#include "plan.h"
+#include "gang.h"
 #include "rows.h"
 
-typedef struct {
+typedef struct run {
     const plan *plan;
     const batch *batch;
     char **slots;  // where each begins
     const int32_t *positions, *padded;
-    char *scratch;
+    char *scratch;  // of attention: one for each of its shares
+    long scratch_bytes, scratches;
+    gang *company;  // NULL where this thread does all of it
     long first;  // the first row of the block that runs, which a local slot holds at its beginning
 } run;
 
