@@ -15,6 +15,7 @@ from fake_engine import POISON, FakeEngine
 from senryu.batcher import Batcher, Lane
 from senryu.engine.hands import Hands, Prepared, Tell
 from senryu.errors import EngineError
+from senryu.pace import FIRST_RATE
 from senryu.types import Batch, Tokens, Vectors
 
 UNFIT = 15  # a text that cannot even be laid out
@@ -149,6 +150,24 @@ def test_few_texts_are_shared_out_among_the_streams(texts: int, expected: list[i
         assert [len(batch) for batch in order(lane)] == expected
 
     run(test, streams=2)
+
+
+@pytest.mark.parametrize(
+    ("streams", "together", "is_measured"),
+    [(1, 1, True), (2, 1, False), (2, 2, True)],
+    ids=["one stream", "alone, so perhaps helped", "two batches"],
+)
+def test_one_streams_pace_is_not_taken_of_a_batch_that_others_may_have_helped(
+    streams: int, together: int, is_measured: bool
+) -> None:
+    async def test(lane: Lane, hands: ByHand) -> None:
+        tasks = [ask(lane, 20 + number, LONG * 2) for number in range(together)]
+        await drain(hands)
+        await asyncio.gather(*tasks)
+        await turns()
+        assert (lane.pace.rate != FIRST_RATE) == is_measured
+
+    run(test, streams)
 
 
 def test_what_lies_ready_is_not_taken_back_for_a_text_of_its_own_bucket() -> None:

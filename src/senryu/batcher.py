@@ -283,7 +283,7 @@ class Batcher:
         """Hand a batch over; one that cannot be is answered at the end of this turn, and False returned."""
         lane = self._lane_of(jobs[0])
         self._count_running(jobs, 1)
-        tell = partial(self._finish, lane, jobs)
+        tell = partial(self._finish, lane, jobs, self._running == 1)
         try:
             self._hands.start(lane.engine, batch_of([job.tokens for job in jobs]), tell)
         except Exception as error:
@@ -310,7 +310,13 @@ class Batcher:
                 self._drop(unwanted)
 
     def _finish(
-        self, lane: Lane, jobs: list[Job], result: Vectors | Exception, began: float, ended: float
+        self,
+        lane: Lane,
+        jobs: list[Job],
+        was_alone: bool,
+        result: Vectors | Exception,
+        began: float,
+        ended: float,
     ) -> None:
         self._count_running(jobs, -1)
         self._ahead = None
@@ -324,7 +330,7 @@ class Batcher:
         self._deliver(jobs, rows, began)
         if not isinstance(result, Exception):
             assert self._loop is not None
-            self._loop.call_soon(self._measure, lane, jobs, ended - began)  # behind the answers
+            self._loop.call_soon(self._measure, lane, jobs, ended - began, was_alone)  # behind the answers
         if self._closed and not self._running and not self._queue:
             self._empty.set()
 
@@ -348,9 +354,11 @@ class Batcher:
     def _lane_of(self, job: Job) -> Lane:
         return self._lanes[job.bucket[0]]
 
-    def _measure(self, lane: Lane, jobs: list[Job], seconds: float) -> None:
+    def _measure(self, lane: Lane, jobs: list[Job], seconds: float, was_alone: bool) -> None:
         tokens = sum([job.size for job in jobs])
-        if seconds > 0:
+        # NOTE: a crew's other threads help a batch that is alone: that is not one stream's pace.
+        was_helped = was_alone and lane.prepares and self._streams > 1
+        if seconds > 0 and not was_helped:
             lane.pace.measure(tokens, seconds)
         metrics.BATCH_TEXTS.observe(len(jobs))
         metrics.TOKENS_COMPUTED.add(lane.engine.computed(tokens))
