@@ -165,9 +165,16 @@ class Connection(asyncio.Protocol):
                 lambda: self, place.hostname or "", place.port or 80
             )
             self._opening = asyncio.ensure_future(opening)
+            self._opening.add_done_callback(self._opened)
             return
         if not self.done.done():
             self.done.set_result(None)
+
+    def _opened(self, opening: asyncio.Task[object]) -> None:
+        if opening.cancelled() or opening.exception():  # nobody listens any more: as good as dropped
+            self._result.statuses[0] += 1
+            if not self.done.done():
+                self.done.set_result(None)
 
 
 def build(
