@@ -130,7 +130,7 @@ def test_a_texts_bits_do_not_depend_on_its_batch(
 ) -> None:
     loaded = engines.load(default_spec, chosen, precision, threads)
     assert loaded.reproducible
-    texts = random_texts(50, 80, vocabulary=30000)
+    texts = random_texts(80, 80, vocabulary=30000)
     alone = run_each(loaded, texts)
     for seed in range(2):
         for indices in batches_of(loaded, texts, seed):

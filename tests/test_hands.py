@@ -22,6 +22,7 @@ from senryu.engine.native import NativeEngine
 from senryu.types import Batch, Precision, Vectors
 from test_encoders import FAMILIES, model_of
 from test_engine import NATIVE
+from test_int8 import quantised
 from tiny import make_model
 
 Answer = Vectors | Exception
@@ -144,6 +145,31 @@ def test_a_batch_that_runs_alone_has_the_bits_that_it_has_without_help(
             (answer,) = told.answers
             assert isinstance(answer, np.ndarray)
             assert answer.tobytes() == loaded.run(one).tobytes()
+
+    run(test, threads=4)
+
+
+@pytest.mark.parametrize("of", InstructionSet)
+@pytest.mark.parametrize("precision", [Precision.F32, Precision.INT8])
+def test_a_batch_that_is_helped_all_along_has_the_same_bits_on_every_processor(
+    tmp_path: Path, precision: Precision, of: InstructionSet
+) -> None:
+    if of not in engines.instruction_sets(precision):
+        pytest.skip(f"the processor has no {of.value} for {precision.value}")
+    spec = models.load_spec(make_model(tmp_path / "m"))
+    quantised(spec)
+    long = batch(*[64, 3, 17] * 500)
+
+    async def test(hands: Hands) -> None:
+        told = Told()
+        with engines.only(of):
+            loaded = engines.load(spec, "native", precision)
+            expected = loaded.run(long).tobytes()
+            hands.start(loaded, long, told)
+        await told.came.wait()
+        (answer,) = told.answers
+        assert isinstance(answer, np.ndarray)
+        assert answer.tobytes() == expected
 
     run(test, threads=4)
 

@@ -25,7 +25,8 @@ BATCH_TOKENS = 1024
 # NOTE: as if no text were longer: a stream grows by what it needs for the longest, and most never send one of 32,768.
 LONGEST_TEXT = 8192
 
-STREAM = MIB  # beside the arena: what Python and the C library keep for a thread
+# Beside the arena: what Python and the C library keep for a thread, and what attention takes where threads share it.
+STREAM = 2 * MIB
 
 # OpenVINO: bytes that a number of a linear layer takes as the processor reads it; in int8 its code is kept, too.
 PACKED = {Precision.F32: 4, Precision.BF16: 2, Precision.INT8: 2}

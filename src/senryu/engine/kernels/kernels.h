@@ -167,8 +167,11 @@ static long longest_of(const batch *b, int32_t positions, int32_t id_count) {
     return beyond ? 0 : longest;
 }
 
-// How many shares attention has at most. NOTE: memory that no share writes to is none, but it counts until then.
-static long scratches_of(long bytes) { return most(1, least(8, (4L << 20) / bytes)); }
+enum { MOST_SCRATCHES = 8, ROOM_OF_SCRATCHES = 1 << 20 };
+
+// How many shares attention may have: each needs a scratch of its own, and memory.py counts on their room. Of a long
+// text there is one.
+static long scratches_of(long bytes) { return most(1, least(MOST_SCRATCHES, ROOM_OF_SCRATCHES / bytes)); }
 
 // Bytes of an arena, which begins at a multiple of 64, for a batch; −1 for one that the model cannot read.
 EXPORT int64_t OF_THIS_PROCESSOR(arena_bytes)(const plan *p, const batch *b, int32_t positions, int32_t id_count) {

@@ -43,6 +43,7 @@ INLINE void store_vectors(const store *to, long row, long column, const floats *
                   to->u8_shift + column);
 }
 
+// What is computed for a step's activation, by what becomes of its result.
 INLINE int activation_of(const step *s, const store *to) {
     int becomes_bytes_alone = to->out[U8] && !to->out[F32] && !to->out[BF16];
     return s->activation == GELU && becomes_bytes_alone ? ROUGH_GELU : s->activation;
